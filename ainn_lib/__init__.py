@@ -1,0 +1,8 @@
+"""A-INN: an approximately invertible neural network for learned image compression, to learn, test and trust."""
+
+from . import _torchvision  # noqa: F401  (before anything that imports torchvision)
+from .errors import AINNError
+from .invertible import check_invertible
+from .model import AINN, AINNConfig
+
+__version__ = "0.1.0"

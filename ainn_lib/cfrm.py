@@ -54,9 +54,10 @@ class CFRM(nn.Module):
 class MSCFRM(nn.Module):
     """Recovery at a middle scale. The paper names it and does not publish its layout: this one is our reading.
 
-    After the inverse of level 4, each branch v gets ``v + block(concat(v, pixel_shuffle(y)))``; the block starts at zero.
+    After the inverse of level 4, each branch v gets ``v + block(concat(v, y'))``, y' the latent brought to this scale by a
+    pixel shuffle; the block starts at zero.
 
-    Shapes: y (B, M, H, W), M divisible by 4, and two tensors (B, 192, 2H, 2W) -> two tensors (B, 192, 2H, 2W).
+    Shapes: two tensors (B, 192, H, W) and y' (B, M/4, H, W) -> two tensors (B, 192, H, W).
     """
 
     def __init__(self, M: int, growth: int, layers: int):
@@ -64,6 +65,5 @@ class MSCFRM(nn.Module):
         self.low = ResidualDenseBlock(192 + M // 4, 192, growth, layers, skip=False)
         self.high = ResidualDenseBlock(192 + M // 4, 192, growth, layers, skip=False)
 
-    def forward(self, y: Tensor, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
-        y = F.pixel_shuffle(y, 2)
+    def forward(self, low: Tensor, high: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
         return low + self.low(torch.cat([low, y], dim=1)), high + self.high(torch.cat([high, y], dim=1))

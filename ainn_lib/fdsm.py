@@ -73,8 +73,11 @@ class MaskNet(nn.Module):
 class FDSMSynthesis(nn.Module):
     r"""FDSM-S: joins the branches by attention, :math:`\hat x = m\,\hat x_L + (1 - m)\,\hat x_H`.
 
-    Shapes: two tensors (B, 3, H, W) -> (B, 3, H, W). ``mask`` returns m, (B, 1, H, W) in (0, 1).
+    Shapes: two tensors (B, 3, H, W) -> (B, 3, H, W), H and W multiples of 8. ``mask`` returns m, (B, 1, H, W) in (0, 1).
     """
+
+    # pixels: convolutions 5, 5, 3, 3 at scales 1, 2, 4, 8; coming up, 1 of each bilinear and convolutions 3, 5, 5
+    reach = (2 + 4 + 4 + 8) + (8 + 4) + (4 + 4) + (2 + 2)
 
     def __init__(self, widths: tuple[int, int, int] = (32, 64, 128)):
         super().__init__()

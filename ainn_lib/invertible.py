@@ -172,6 +172,7 @@ class Level(nn.Module):
         super().__init__()
         self.squeeze = Squeeze()
         self.conv1x1 = InvertibleConv1x1(channels, trainable)
+        self.reach = couplings * 4 * (kernel // 2)  #: samples: two nets after one another, two k x k convolutions each
         self.couplings = nn.ModuleList(Coupling(channels, hidden, kernel, clamp, shared) for _ in range(couplings))
 
     def forward(self, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,6 +2,7 @@
 
 import dataclasses
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -16,6 +17,7 @@ from .fdsm import FDSMDecomposition, FDSMSynthesis
 from .invertible import Level
 from .pdm import KINDS, PDM
 from .rate import RateControl
+from .stages import Stage, run_stages
 
 LEVEL_CHANNELS = (12, 48, 192, 768)
 DEFAULT_QUALITY = 4.0
@@ -118,7 +120,7 @@ PRESETS: dict[str, dict] = {
         cfrm_layers=2, pdm_widths=((48, 48), (32, 48, 48), (24, 32, 48, 48)), hyper_out=192, context_out=192,
         parameter_widths=(256, 256), lambdas=(0.0018, 0.0932)),
     "tiny": dict(
-        _SMALL, M=192, N=32, kernels=(3, 3, 3, 1), hidden=(24, 24, 32, 40), mask_widths=(8, 16, 16), cfrm_growth=16,
+        _SMALL, M=192, N=32, kernels=(3, 3, 3, 1), hidden=(24, 24, 32, 40), mask_widths=(8, 8, 16), cfrm_growth=16,
         cfrm_layers=2, pdm_widths=((16, 16), (16, 24, 24), (16, 16, 16, 16)), hyper_out=96, context_out=64,
         parameter_widths=(128, 128), lambdas=(0.0018, 0.0483)),
 }
@@ -130,8 +132,7 @@ class AINN(CompressionModel):
     Analysis and synthesis share the core's weights. Between them: channel squeeze, quantization and CompressAI's
     `Cheng2020Anchor` entropy model (hyperprior, 5x5 context, Gaussian mean and scale); in the synthesis CFRM, the
     inverse levels with a PDM behind each of levels 4, 3 and 2, and FDSM-S. Images are (B, 3, H, W) with values in
-    [0, 1], H and W multiples of 64 (of 16 for `g_a` and `g_s`, of 128 for them at the paper's U-Nets' best); latents are
-    (B, M, H/16, W/16).
+    [0, 1], H and W multiples of 16 (of 64 where CompressAI's own coder is to be used); latents are (B, M, H/16, W/16).
 
     Args:
         config: see `AINNConfig`; ``AINN.from_preset`` has ready ones.
@@ -199,46 +200,72 @@ class AINN(CompressionModel):
         x = x - self.config.input_offset
         return self.fdsm_d(x) if self.config.fdsm else (x, x)
 
-    def join(self, low: Tensor, high: Tensor) -> Tensor:
+    def join(self, low: Tensor, high: Tensor) -> tuple[Tensor]:
         """The branch outputs -> reconstruction (B, 3, H, W), not clamped. Without FDSM their mean."""
         x = self.fdsm_s(low, high) if self.config.fdsm else (low + high) / 2
-        return x + self.config.input_offset
+        return (x + self.config.input_offset,)
 
-    def channel_squeeze(self, low: Tensor, high: Tensor) -> Tensor:
+    def channel_squeeze(self, low: Tensor, high: Tensor) -> tuple[Tensor]:
         """S: the mean over the groups of M channels of both branches, (B, 768, h, w) twice -> (B, M, h, w)."""
         u = torch.cat([low, high], dim=1)
-        if not self.config.squeeze:
-            return u
-        b, channels, h, w = u.shape
-        return u.reshape(b, channels // self.config.M, self.config.M, h, w).mean(1)
+        if self.config.squeeze:
+            b, channels, h, w = u.shape
+            u = u.reshape(b, channels // self.config.M, self.config.M, h, w).mean(1)
+        return (u,)
 
-    def recover(self, y: Tensor) -> tuple[Tensor, Tensor]:
-        """CFRM: y (B, M, h, w) -> both branches (B, 768, h, w). Without CFRM y is copied to all groups."""
+    def recover(self, y: Tensor) -> tuple[Tensor, ...]:
+        """CFRM: y (B, M, h, w) -> both branches (B, 768, h, w). Without CFRM y is copied to all groups.
+
+        With MS-CFRM y itself comes third: it goes along to the middle scale.
+        """
         if not self.config.squeeze:
             return y.chunk(2, dim=1)
         if self.config.cfrm:
-            return self.cfrm(y)
-        copies = y.repeat(1, LEVEL_CHANNELS[-1] // self.config.M, 1, 1)
-        return copies, copies
+            low, high = self.cfrm(y)
+        else:
+            low = high = y.repeat(1, LEVEL_CHANNELS[-1] // self.config.M, 1, 1)
+        return (low, high, y) if self.config.ms_cfrm else (low, high)
 
-    def g_a(self, x: Tensor) -> Tensor:
-        """Analysis transform: image (B, 3, H, W) in [0, 1] -> latent y (B, M, H/16, W/16), before any gain."""
-        low, high = self.split(x)
-        for level in self.levels:
-            low, high = level(low, high)
-        return self.channel_squeeze(low, high)
+    def analysis_stages(self) -> list[Stage]:
+        """g_a as stages: FDSM-D, levels 1-4, channel squeeze. Maps in: x; out: y."""
+        stages = [Stage("FDSM-D", self.split, reach=5 if self.config.fdsm else 0)]
+        for number, level in enumerate(self.levels, start=1):
+            stages.append(Stage(f"level {number}", level, reach=2 * level.reach, step=0.5, align=2))
+        return [*stages, Stage("channel squeeze", self.channel_squeeze)]
 
-    def g_s(self, y: Tensor) -> Tensor:
-        """Synthesis transform: latent (B, M, h, w) -> image (B, 3, 16h, 16w), not clamped."""
-        low, high = self.recover(y)
-        for index in (3, 2, 1, 0):
-            low, high = self.levels[index].inverse(low, high)
-            if index == 3 and self.config.ms_cfrm:
-                low, high = self.ms_cfrm(y, low, high)
-            if index > 0 and self.config.pdm != "none":
-                denoise_low, denoise_high = self.pdm[3 - index]
-                low, high = denoise_low(low), denoise_high(high)
-        return self.join(low, high)
+    def synthesis_stages(self) -> list[Stage]:
+        """g_s as stages: CFRM, inverse levels 4-1 with MS-CFRM and PDM between them, FDSM-S. Maps in: y; out: x_hat."""
+        c = self.config
+        stages = [Stage("CFRM", self.recover, reach=c.cfrm_layers if c.cfrm else 0)]
+        for number in (4, 3, 2, 1):
+            level = self.levels[number - 1]
+            if number == 4 and c.ms_cfrm:
+                stages.append(Stage("inverse level 4", self._inverse_carrying_y, reach=level.reach, step=2))
+                stages.append(Stage("MS-CFRM", self.ms_cfrm, reach=c.cfrm_layers))
+            else:
+                stages.append(Stage(f"inverse level {number}", level.inverse, reach=level.reach, step=2))
+            if number > 1 and c.pdm != "none":
+                net = self.pdm[4 - number][0].net
+                stages.append(Stage(f"PDM {number}", partial(self._denoise, 4 - number), reach=net.reach, align=net.align))
+        return [*stages, Stage("FDSM-S", self.join, reach=self.fdsm_s.reach if c.fdsm else 0, align=8 if c.fdsm else 1)]
+
+    def _inverse_carrying_y(self, low: Tensor, high: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        return (*self.levels[3].inverse(low, high), F.pixel_shuffle(y, 2))
+
+    def _denoise(self, stage: int, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
+        denoise_low, denoise_high = self.pdm[stage]
+        return denoise_low(low), denoise_high(high)
+
+    def g_a(self, x: Tensor, tile: int | None = None) -> Tensor:
+        """Analysis transform: image (B, 3, H, W) in [0, 1] -> latent y (B, M, H/16, W/16), before any gain.
+
+        ``tile``: side in pixels of overlapping tiles for large photos; see `run_stages`.
+        """
+        return run_stages(self.analysis_stages(), (x,), tile)[0]
+
+    def g_s(self, y: Tensor, tile: int | None = None) -> Tensor:
+        """Synthesis transform: latent (B, M, h, w) -> image (B, 3, 16h, 16w), not clamped. ``tile`` as in `g_a`."""
+        return run_stages(self.synthesis_stages(), (y,), tile)[0]
 
     # -- rate -----------------------------------------------------------------------------------------------------
 
@@ -265,9 +292,9 @@ class AINN(CompressionModel):
         """Reconstruction and likelihoods, as CompressAI's models return them.
 
         Args:
-            x: (B, 3, H, W) in [0, 1], H and W multiples of 64.
+            x: (B, 3, H, W) in [0, 1], H and W multiples of 16.
             quality: one number or (B,), from 1 to 8, on a variable-rate network.
-            noise: in training, uniform noise in ±1/2 for y (B, M, H/16, W/16) and z (B, N, H/64, W/64); drawn afresh
+            noise: in training, uniform noise in ±1/2 for y (B, M, H/16, W/16) and z (B, N, ceil(H/64), ceil(W/64)); drawn afresh
                 where None.
 
         Returns:
@@ -280,7 +307,7 @@ class AINN(CompressionModel):
         z = self.h_a(y)
         noise_y, noise_z = noise or (torch.rand_like(y) - 0.5, torch.rand_like(z) - 0.5)
         z_hat, z_likelihoods = self._hyper_latent(z, noise_z)
-        hyper = self.h_s(z_hat)
+        hyper = self.h_s(z_hat)[:, :, : y.shape[2], : y.shape[3]]  # longer where y is no multiple of 4
         if self.config.quantization == "noise":
             y_hat = y + noise_y if self.training else torch.round(y)
             scales, means = self.gaussian_parameters(hyper, self.context_prediction(y_hat), bias)

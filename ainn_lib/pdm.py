@@ -38,6 +38,10 @@ class UNet(nn.Module):
             self.up.append(DoubleConv(skip + below, (skip + below) // 2, skip // 2, norm))
             below = skip // 2
         self.last = nn.Conv2d(below, channels, 1)
+        poolings = len(widths) - 1
+        self.align = 2**poolings
+        # two 3x3 convolutions at every scale, going down and coming up, and one sample of every bilinear upsampling
+        self.reach = None if align_corners else 2 + sum(2 * 2**k + (1 * 2**k + 2 * 2 ** (k - 1)) for k in range(1, poolings + 1))
 
     def forward(self, v: Tensor) -> Tensor:
         skips = [self.inc(v)]
@@ -62,6 +66,7 @@ class ResidualChain(nn.Module):
 
     def __init__(self, channels: int, width: int, blocks: int = 3):
         super().__init__()
+        self.reach, self.align = 2 * blocks, 1
         self.first = nn.ModuleList(nn.Conv2d(channels, width, 3, padding=1) for _ in range(blocks))
         self.last = nn.ModuleList(nn.Conv2d(width, channels, 3, padding=1) for _ in range(blocks))
 
@@ -91,6 +96,7 @@ class DenseChain(nn.Module):
 
     def __init__(self, channels: int, growth: int, blocks: int = 2):
         super().__init__()
+        self.reach, self.align = 5 * blocks, 1
         self.blocks = nn.ModuleList(DenseBlock(channels, growth) for _ in range(blocks))
 
     def forward(self, v: Tensor) -> Tensor:

@@ -56,10 +56,12 @@ class RateControl(nn.Module):
 
     def forward(self, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """quality (B,) in [1, 8] -> gain (B, C, 1, 1), inverse gain (B, C, 1, 1), bias (B, 2C, 1, 1)."""
-        tables = (self.base[:, None] * self.gain_factor, self.inverse_base[:, None] * self.inverse_factor, self.bias)
-        nodes = torch.arange(1, NODES + 1, device=quality.device, dtype=tables[0].dtype)
-        weights = (1 - (quality[:, None].to(nodes.dtype) - nodes).abs()).clamp_min(0)  # (B, NODES)
-        return tuple((weights[:, :, None] * table).sum(1)[:, :, None, None] for table in tables)
+        tables = (self.base.double()[:, None] * self.gain_factor, self.inverse_base.double()[:, None] * self.inverse_factor,
+                  self.bias.double())
+        nodes = torch.arange(1, NODES + 1, device=quality.device, dtype=torch.float64)
+        weights = (1 - (quality[:, None].double() - nodes).abs()).clamp_min(0)  # (B, NODES)
+        dtype = self.bias.dtype
+        return tuple((weights[:, :, None] * table).sum(1)[:, :, None, None].to(dtype) for table in tables)
 
 
 def lagrangian(quality: Tensor, lambdas: tuple[float, float]) -> Tensor:

@@ -62,6 +62,17 @@ def load_photos(folder: str | Path, smallest: int = 128) -> tuple[list[str], lis
     return names, images
 
 
+def hold_out(names: list[str], images: list[Tensor]) -> tuple[list[str], list[Tensor], list[Tensor]]:
+    """Every twelfth photo is kept for validation: names and images to train on, and at most 8 images to validate on.
+
+    >>> hold_out([str(i) for i in range(13)], list(range(13)))[2]
+    [11]
+    """
+    keep = [i for i in range(len(images)) if i % 12 != 11]
+    validation = [image for i, image in enumerate(images) if i % 12 == 11]
+    return [names[i] for i in keep], [images[i] for i in keep], validation[::max(1, len(validation) // 8)][:8]
+
+
 def draw_sample(images: list[Tensor], config: AINNConfig, recipe: Recipe, step: int, index: int) -> dict[str, Tensor]:
     """One training sample, a function of (seed, step, index) alone: crop, quality and quantization noise."""
     rng = np.random.default_rng([recipe.seed, step, index])

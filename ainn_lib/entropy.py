@@ -1,0 +1,341 @@
+r"""Context-model coding that is fast and decodes anywhere.
+
+**Fast.** With the 5x5 causal mask, position (i, j) needs nothing from the positions with the same j + 3i. They are coded as one
+batch, the wavefront: an h x w latent takes w + 3(h - 1) steps in place of h w. Encoder and decoder run the same code on the
+same batches; the order of the symbols (step by step; inside a step by table, then by position and channel) is part of the
+format.
+
+**Anywhere.** The entropy path runs on the CPU on fixed-point grids, as whole numbers carried in float64: activations on
+multiples of 2^-12 with at most 24 bits, weights of a layer on a common power of two with at most 16 bits. Every dot product
+is then a whole number below 2^53, exact in any order of summation, with or without fused multiply-add, on any thread count or
+instruction set; what follows it (LeakyReLU, rounding) is one correctly rounded operation for each value. So are the table
+index and, since means lie on the grid too, the latents: identical everywhere. Pixels agree within 1/255 where the float32
+synthesis differs from one machine to another.
+
+The coder is constriction's ANS coder (memory-safe: a forged payload decodes to wrong symbols, never past a buffer), with
+CompressAI's frequency tables, 16 bits.
+"""
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import constriction
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .errors import AINNError
+from .model import AINN
+
+ACTIVATION_BITS = 24  #: with sign: |activation| < 2^23 units of 2^-12, that is 2048
+FRACTION = 12
+WEIGHT_BITS = 16  #: with sign
+UNIT = 2.0**-FRACTION
+_LIMIT = 2.0 ** (ACTIVATION_BITS - 1) - 1
+_ESCAPE_BITS = 20  #: a symbol outside its table is written out in this many bits
+_LARGEST_SYMBOL = 2 ** (_ESCAPE_BITS - 1) - 1
+_PAST = [(dy, dx) for dy in range(3) for dx in range(5) if dy < 2 or dx < 2]  #: the 12 taps of the causal 5x5 mask
+_Uniform = constriction.stream.model.Uniform(2**_ESCAPE_BITS)
+
+
+@dataclass(frozen=True)
+class CodedLatent:
+    """What `encode_latent` made of a latent."""
+
+    data: bytes
+    y_hat: Tensor  #: (1, M, h, w), what `decode` returns for these bytes
+    symbols: Tensor  #: (M, h, w) int32, the integers that were coded
+    y_bits: Tensor  #: (M, h, w), -log2 of each symbol's table frequency
+    z_bits: Tensor  #: (N, ceil(h/4), ceil(w/4))
+
+
+def encode(model: AINN, y: Tensor, quality: float | None = None) -> bytes:
+    """Code the latent y = g_a(x), (1, M, h, w), real values, at a quality (variable-rate networks; None: 4).
+
+    Raises:
+        AINNError: when y has another shape or values that are not finite.
+    """
+    return encode_latent(model, y, quality).data
+
+
+@torch.no_grad()
+def encode_latent(model: AINN, y: Tensor, quality: float | None = None) -> CodedLatent:
+    """`encode`, with the reconstruction and what every symbol cost."""
+    channels = model.config.latent_channels
+    if y.dim() != 4 or y.shape[0] != 1 or y.shape[1] != channels or min(y.shape) < 1:
+        raise AINNError(f"a latent has the shape (1, {channels}, h, w), got {tuple(y.shape)}")
+    gain, inverse_gain, bias = model.gains(quality)
+    y_scaled = y * gain
+    if not torch.isfinite(y_scaled).all():
+        raise AINNError("the latent has values that are not finite")
+    z = model.h_a(y_scaled)
+    coder = _coder(model)
+    return coder.encode(y_scaled[0].double().cpu(), z[0].double().cpu(), bias, inverse_gain)
+
+
+@torch.no_grad()
+def decode(model: AINN, data: bytes, shape: tuple[int, ...], quality: float | None = None) -> Tensor:
+    """The latent y_hat (1, M, h, w) that `encode` saw as its own reconstruction; ``shape`` is y's.
+
+    Raises:
+        AINNError: when the bytes are not a whole stream of such a latent. Damaged bytes may also decode to wrong values.
+    """
+    channels = model.config.latent_channels
+    if len(shape) != 4 or shape[0] != 1 or shape[1] != channels or min(shape) < 1:
+        raise AINNError(f"a latent has the shape (1, {channels}, h, w), got {tuple(shape)}")
+    _, inverse_gain, bias = model.gains(quality)
+    return _coder(model).decode(data, shape[2], shape[3], bias, inverse_gain)
+
+
+def wavefront(height: int, width: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """The steps of the wavefront: rows i and columns j of the positions with j + 3i = 0, 1, ..., rows ascending.
+
+    >>> [list(zip(i.tolist(), j.tolist())) for i, j in wavefront(2, 4)][3:5]
+    [[(0, 3), (1, 0)], [(1, 1)]]
+    """
+    for step in range(width + 3 * (height - 1)):
+        first = max(0, -(-(step - width + 1) // 3))
+        i = np.arange(first, min(height - 1, step // 3) + 1)
+        yield i, step - 3 * i
+
+
+class FixedPointLayer:
+    r"""A convolution (or a part of one) on grids: :math:`s = W a + b` in whole numbers.
+
+    ``weight`` (out, fan_in) holds whole numbers of at most 16 bits, ``bias`` (out,) whole numbers in the units of the sum, and
+    ``scale`` (out,) the power of two that turns a sum over activations in units of 2^-12 back into such units.
+    """
+
+    def __init__(self, weight: Tensor, bias: Tensor):
+        weight, bias = weight.detach().double().cpu().flatten(1), bias.detach().double().cpu()
+        if not (torch.isfinite(weight).all() and torch.isfinite(bias).all()):
+            raise AINNError("the entropy model has weights that are not finite")
+        _, exponent = torch.frexp(weight.abs().amax(1))
+        fraction = (WEIGHT_BITS - 1 - exponent).clamp(max=30).double()
+        self.scale = torch.exp2(-fraction)
+        self.weight = torch.round(weight / self.scale[:, None])
+        self.bias = torch.round(bias / (self.scale * UNIT)).clamp(-(2.0**52), 2.0**52)
+
+    def largest_sum(self) -> float:
+        """The largest |partial sum| that any input on the activation grid can cause, in units of the sum."""
+        return float((self.weight.abs().sum(1) * (_LIMIT + 1) + self.bias.abs()).max())
+
+    def to_grid(self, total: Tensor, leaky: bool) -> Tensor:
+        """Sum (.., out) -> next activations in units of 2^-12, after LeakyReLU 0.01 where asked."""
+        value = total * self.scale
+        if leaky:
+            value = torch.where(value < 0, value * 0.01, value)
+        return torch.round(value).clamp(-_LIMIT, _LIMIT)
+
+
+class LatentCoder:
+    """The fixed-point twin of a model's entropy path, with its tables. Made once for a set of weights."""
+
+    def __init__(self, model: AINN):
+        self.hyper = []  # (layer, kernel, upsampling, LeakyReLU after it)
+        for index in range(0, len(model.h_s), 2):
+            conv, up = model.h_s[index], 1
+            if isinstance(conv, nn.Sequential):  # CompressAI's sub-pixel convolution
+                conv, up = conv[0], conv[1].upscale_factor
+            self.hyper.append((FixedPointLayer(conv.weight, conv.bias), conv.kernel_size[0], up, index + 1 < len(model.h_s)))
+        masked = model.context_prediction
+        taps = torch.stack([masked.weight[:, :, dy, dx] for dy, dx in _PAST], dim=1)  # (out, 12, M)
+        self.context = FixedPointLayer(taps, masked.bias)
+        self.parameters = [FixedPointLayer(conv.weight, conv.bias) for conv in model.entropy_parameters[::2]]
+        self.channels = model.config.latent_channels
+        self.hyper_channels = model.config.hyper_out
+
+        scales = torch.exp(torch.linspace(np.log(0.11), np.log(256.0), 64, dtype=torch.float64))
+        self.thresholds = torch.round(scales[:-1] * 2**20) / 2**20
+        self.y_tables = _tables(*_gaussian_frequencies(scales))
+        bottleneck = copy.deepcopy(model.entropy_bottleneck).double().cpu()
+        self.medians = torch.round(bottleneck.quantiles[:, 0, 1].detach() / UNIT)
+        bottleneck.quantiles.data[:, 0, 1] = self.medians * UNIT
+        bottleneck.update(force=True)
+        self.z_tables = _tables(bottleneck.quantized_cdf, bottleneck.cdf_length, bottleneck.offset)
+
+    def layers(self) -> list[FixedPointLayer]:
+        """Every layer of the path."""
+        return [layer for layer, *_ in self.hyper] + [self.context, *self.parameters]
+
+    def encode(self, y: Tensor, z: Tensor, bias: Tensor, inverse_gain: Tensor) -> CodedLatent:
+        z_symbols = torch.round(z - self.medians[:, None, None] * UNIT).clamp(-_LARGEST_SYMBOL, _LARGEST_SYMBOL)
+        records = [_Record(z_symbols.flatten(1).numpy(), np.arange(len(self.z_tables))[:, None], self.z_tables)]
+        _, height, width = y.shape
+        bits = torch.zeros_like(y, dtype=torch.float32)
+        symbols = torch.zeros_like(y, dtype=torch.int32)
+
+        def choose(i: np.ndarray, j: np.ndarray, indexes: np.ndarray, means: Tensor) -> Tensor:
+            chosen = torch.round(y[:, i, j].T - means * UNIT).clamp(-_LARGEST_SYMBOL, _LARGEST_SYMBOL)
+            records.append(_Record(chosen.numpy(), indexes, self.y_tables))
+            bits[:, i, j] = torch.from_numpy(records[-1].bits()).T
+            symbols[:, i, j] = chosen.T.int()
+            return chosen
+
+        y_hat = self._wavefronts(z_symbols, height, width, bias, choose)
+        coder = constriction.stream.stack.AnsCoder()
+        for record in reversed(records):  # a stack: what is to be decoded first goes in last
+            record.push(coder)
+        return CodedLatent(coder.get_compressed().astype("<u4").tobytes(), _scaled(y_hat, inverse_gain), symbols, bits,
+                           torch.from_numpy(records[0].bits()).reshape(z.shape))
+
+    def decode(self, data: bytes, height: int, width: int, bias: Tensor, inverse_gain: Tensor) -> Tensor:
+        broken = AINNError("the coded latent is damaged")
+        if len(data) % 4:
+            raise broken
+        try:
+            coder = constriction.stream.stack.AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
+        except ValueError:
+            raise broken from None
+        shape = (len(self.z_tables), -(-height // 4), -(-width // 4))
+        z_symbols = _pull(coder, np.repeat(np.arange(shape[0]), shape[1] * shape[2]), self.z_tables)
+
+        def choose(i: np.ndarray, j: np.ndarray, indexes: np.ndarray, means: Tensor) -> Tensor:
+            return torch.from_numpy(_pull(coder, indexes.ravel(), self.y_tables).reshape(indexes.shape))
+
+        y_hat = self._wavefronts(torch.from_numpy(z_symbols).reshape(shape), height, width, bias, choose)
+        if not coder.is_empty():
+            raise broken
+        return _scaled(y_hat, inverse_gain)
+
+    def hyper_synthesis(self, z_symbols: Tensor) -> Tensor:
+        """Symbols of z (N, h, w) -> activations (hyper_out, 4h, 4w) in units of 2^-12."""
+        v = (z_symbols.double() / UNIT + self.medians[:, None, None]).clamp(-_LIMIT, _LIMIT)[None]
+        for layer, kernel, up, leaky in self.hyper:
+            weight = layer.weight.reshape(layer.weight.shape[0], -1, kernel, kernel)
+            total = F.conv2d(v, weight, layer.bias, padding=kernel // 2)  # float64: a plain matrix product, hence exact
+            v = layer.to_grid(total.permute(0, 2, 3, 1), leaky).permute(0, 3, 1, 2)
+            v = F.pixel_shuffle(v, up) if up > 1 else v
+        return v[0]
+
+    def _wavefronts(self, z_symbols: Tensor, height: int, width: int, bias: Tensor,
+                    choose: Callable[[np.ndarray, np.ndarray, np.ndarray, Tensor], Tensor]) -> Tensor:
+        """Walk over the latent; ``choose(i, j, indexes, means)`` gives the symbols (n, M) of each batch. Returns y_hat in units."""
+        hyper = self.hyper_synthesis(z_symbols)[:, :height, :width].permute(1, 2, 0).reshape(height * width, -1)
+        first, second, last = self.parameters
+        split = self.hyper_channels
+        hyper = torch.addmm(first.bias, hyper, first.weight[:, :split].T)  # sums are exact: a part can be taken beforehand
+        context_weight, first_weight = self.context.weight.T, first.weight[:, split:].T.contiguous()
+        bias_units = torch.round(bias.detach().double().cpu().flatten() / (last.scale * UNIT)) + last.bias
+        stride, channels = width + 4, self.channels
+        past = torch.zeros((height + 2) * stride, channels, dtype=torch.float64)  # y_hat in units, framed by zeros
+        y_hat = torch.empty(height * width, channels, dtype=torch.float64)
+        offsets = torch.tensor([dy * stride + dx for dy, dx in _PAST])
+        for i, j in wavefront(height, width):
+            corner = torch.from_numpy(i * stride + j)
+            neighbours = past.index_select(0, (corner[:, None] + offsets).flatten()).reshape(len(i), -1)
+            v = self.context.to_grid(torch.addmm(self.context.bias, neighbours, context_weight), leaky=False)
+            here = torch.from_numpy(i * width + j)
+            v = first.to_grid(torch.addmm(hyper[here], v, first_weight), leaky=True)
+            v = second.to_grid(torch.addmm(second.bias, v, second.weight.T), leaky=True)
+            total = torch.addmm(bias_units, v, last.weight.T)
+            scales = total[:, :channels] * (last.scale[:channels] * UNIT)
+            means = torch.round(total[:, channels:] * last.scale[channels:])
+            indexes = torch.bucketize(scales, self.thresholds).numpy()  # the count of thresholds below the scale
+            values = choose(i, j, indexes, means) / UNIT + means
+            y_hat[here] = values
+            past[corner + (2 * stride + 2)] = values.clamp(-_LIMIT, _LIMIT)
+        return y_hat.T.reshape(channels, height, width)
+
+
+@dataclass(frozen=True)
+class _Table:
+    """One frequency table; symbol values start at ``offset``, the last entry is the escape."""
+
+    model: object
+    bits: np.ndarray
+    offset: int
+
+    @property
+    def escape(self) -> int:
+        return len(self.bits) - 1
+
+
+class _Record:
+    """Symbols of one batch with the indexes of their tables, sorted by table."""
+
+    def __init__(self, values: np.ndarray, indexes: np.ndarray, tables: list[_Table]):
+        self.shape, self.tables = values.shape, tables
+        indexes = np.broadcast_to(indexes, values.shape).ravel().astype(np.int16)
+        self.order = np.argsort(indexes, kind="stable")
+        values = values.ravel().astype(np.int32)[self.order]
+        self.groups, self.escaped, start = [], [], 0
+        for index, count in _counts(indexes):
+            table, group = tables[index], values[start:start + count] - tables[index].offset
+            outside = (group < 0) | (group >= table.escape)
+            if outside.any():
+                self.escaped.append(values[start:start + count][outside])
+                group = np.where(outside, table.escape, group)
+            self.groups.append((table, group.astype(np.int32)))
+            start += count
+
+    def bits(self) -> np.ndarray:
+        result = np.empty(len(self.order), np.float32)
+        result[self.order] = np.concatenate(
+            [table.bits[group] + _ESCAPE_BITS * (group == table.escape) for table, group in self.groups])
+        return result.reshape(self.shape)
+
+    def push(self, coder: object) -> None:
+        if self.escaped:
+            coder.encode_reverse(np.concatenate(self.escaped) + (_LARGEST_SYMBOL + 1), _Uniform)
+        for table, group in reversed(self.groups):
+            coder.encode_reverse(group, table.model)
+
+
+def _pull(coder: object, indexes: np.ndarray, tables: list[_Table]) -> np.ndarray:
+    """The inverse of `_Record.push`: symbols, float64, in the order of ``indexes``."""
+    indexes = indexes.astype(np.int16)
+    order = np.argsort(indexes, kind="stable")
+    parts, escaped = [], []
+    for index, count in _counts(indexes):
+        group = coder.decode(tables[index].model, count)
+        escaped.append(group == tables[index].escape)
+        parts.append(group + tables[index].offset)
+    values, escaped = np.concatenate(parts), np.concatenate(escaped)
+    if escaped.any():
+        values[escaped] = coder.decode(_Uniform, int(escaped.sum())) - (_LARGEST_SYMBOL + 1)
+    result = np.empty(len(order))
+    result[order] = values
+    return result
+
+
+def _counts(indexes: np.ndarray) -> list[tuple[int, int]]:
+    counts = np.bincount(indexes)
+    return [(int(index), int(counts[index])) for index in np.flatnonzero(counts)]
+
+
+def _scaled(units: Tensor, inverse_gain: Tensor) -> Tensor:
+    return ((units * UNIT).float()[None].to(inverse_gain.device) * inverse_gain).to(inverse_gain.dtype)
+
+
+def _tables(cdf: Tensor, lengths: Tensor, offsets: Tensor) -> list[_Table]:
+    tables = []
+    for row, length, offset in zip(cdf.numpy(), lengths.tolist(), offsets.tolist(), strict=True):
+        probabilities = np.diff(row[:length]).astype(np.float32) / 65536  # whole multiples of 2^-16: exact in float32
+        tables.append(_Table(constriction.stream.model.Categorical(probabilities, perfect=False),
+                             -np.log2(probabilities), offset))
+    return tables
+
+
+def _gaussian_frequencies(scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """CompressAI's tables for Gaussians of these scales, computed in float64."""
+    from compressai.entropy_models import GaussianConditional
+
+    gaussian = GaussianConditional(None)
+    centers = torch.ceil(scales * -gaussian._standardized_quantile(gaussian.tail_mass / 2)).int()
+    lengths = 2 * centers + 1
+    samples = (torch.arange(int(lengths.max())) - centers[:, None]).abs().double()
+    upper, lower = (gaussian._standardized_cumulative((half - samples) / scales[:, None]) for half in (0.5, -0.5))
+    return gaussian._pmf_to_cdf(upper - lower, 2 * lower[:, :1], lengths, int(lengths.max())), lengths + 2, -centers
+
+
+def _coder(model: AINN) -> LatentCoder:
+    """The model's `LatentCoder`, made again whenever its weights have changed: nobody has to call ``update``."""
+    parts = (model.h_s, model.context_prediction, model.entropy_parameters, model.entropy_bottleneck)
+    state = tuple((p.data_ptr(), p._version) for part in parts for p in part.parameters())
+    kept = model.__dict__.get("_latent_coder")
+    if kept is None or kept[0] != state:
+        kept = model.__dict__["_latent_coder"] = (state, LatentCoder(model))
+    return kept[1]

@@ -71,8 +71,7 @@ def encode_latent(model: AINN, y: Tensor, quality: float | None = None) -> Coded
     if not torch.isfinite(y_scaled).all():
         raise AINNError("the latent has values that are not finite")
     z = model.h_a(y_scaled)
-    coder = _coder(model)
-    return coder.encode(y_scaled[0].double().cpu(), z[0].double().cpu(), bias, inverse_gain)
+    return latent_coder(model).encode(y_scaled[0].double().cpu(), z[0].double().cpu(), bias, inverse_gain)
 
 
 @torch.no_grad()
@@ -86,7 +85,7 @@ def decode(model: AINN, data: bytes, shape: tuple[int, ...], quality: float | No
     if len(shape) != 4 or shape[0] != 1 or shape[1] != channels or min(shape) < 1:
         raise AINNError(f"a latent has the shape (1, {channels}, h, w), got {tuple(shape)}")
     _, inverse_gain, bias = model.gains(quality)
-    return _coder(model).decode(data, shape[2], shape[3], bias, inverse_gain)
+    return latent_coder(model).decode(data, shape[2], shape[3], bias, inverse_gain)
 
 
 def wavefront(height: int, width: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -160,6 +159,11 @@ class LatentCoder:
         """Every layer of the path."""
         return [layer for layer, *_ in self.hyper] + [self.context, *self.parameters]
 
+    def table_bytes(self) -> bytes:
+        """All frequency tables, thresholds and medians as bytes: a decoder needs the same ones."""
+        parts = [table.frequencies for table in (*self.y_tables, *self.z_tables)]
+        return b"".join(p.tobytes() for p in (*parts, self.thresholds.numpy(), self.medians.numpy()))
+
     def encode(self, y: Tensor, z: Tensor, bias: Tensor, inverse_gain: Tensor) -> CodedLatent:
         z_symbols = torch.round(z - self.medians[:, None, None] * UNIT).clamp(-_LARGEST_SYMBOL, _LARGEST_SYMBOL)
         records = [_Record(z_symbols.flatten(1).numpy(), np.arange(len(self.z_tables))[:, None], self.z_tables)]
@@ -189,11 +193,17 @@ class LatentCoder:
             coder = constriction.stream.stack.AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
         except ValueError:
             raise broken from None
+
+        def pull(indexes: np.ndarray, tables: list[_Table]) -> np.ndarray:
+            if coder.is_empty():  # more is asked for than was put in
+                raise broken
+            return _pull(coder, indexes.ravel(), tables)
+
         shape = (len(self.z_tables), -(-height // 4), -(-width // 4))
-        z_symbols = _pull(coder, np.repeat(np.arange(shape[0]), shape[1] * shape[2]), self.z_tables)
+        z_symbols = pull(np.repeat(np.arange(shape[0]), shape[1] * shape[2]), self.z_tables)
 
         def choose(i: np.ndarray, j: np.ndarray, indexes: np.ndarray, means: Tensor) -> Tensor:
-            return torch.from_numpy(_pull(coder, indexes.ravel(), self.y_tables).reshape(indexes.shape))
+            return torch.from_numpy(pull(indexes, self.y_tables).reshape(indexes.shape))
 
         y_hat = self._wavefronts(torch.from_numpy(z_symbols).reshape(shape), height, width, bias, choose)
         if not coder.is_empty():
@@ -245,12 +255,12 @@ class _Table:
     """One frequency table; symbol values start at ``offset``, the last entry is the escape."""
 
     model: object
-    bits: np.ndarray
+    frequencies: np.ndarray
     offset: int
 
     @property
     def escape(self) -> int:
-        return len(self.bits) - 1
+        return len(self.frequencies) - 1
 
 
 class _Record:
@@ -274,7 +284,7 @@ class _Record:
     def bits(self) -> np.ndarray:
         result = np.empty(len(self.order), np.float32)
         result[self.order] = np.concatenate(
-            [table.bits[group] + _ESCAPE_BITS * (group == table.escape) for table, group in self.groups])
+            [16 - np.log2(table.frequencies[group]) + _ESCAPE_BITS * (group == table.escape) for table, group in self.groups])
         return result.reshape(self.shape)
 
     def push(self, coder: object) -> None:
@@ -313,9 +323,8 @@ def _scaled(units: Tensor, inverse_gain: Tensor) -> Tensor:
 def _tables(cdf: Tensor, lengths: Tensor, offsets: Tensor) -> list[_Table]:
     tables = []
     for row, length, offset in zip(cdf.numpy(), lengths.tolist(), offsets.tolist(), strict=True):
-        probabilities = np.diff(row[:length]).astype(np.float32) / 65536  # whole multiples of 2^-16: exact in float32
-        tables.append(_Table(constriction.stream.model.Categorical(probabilities, perfect=False),
-                             -np.log2(probabilities), offset))
+        frequencies = np.diff(row[:length]).astype(np.float32)  # whole numbers that add up to 2^16: exact in float32
+        tables.append(_Table(constriction.stream.model.Categorical(frequencies / 65536, perfect=False), frequencies, offset))
     return tables
 
 
@@ -331,7 +340,7 @@ def _gaussian_frequencies(scales: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     return gaussian._pmf_to_cdf(upper - lower, 2 * lower[:, :1], lengths, int(lengths.max())), lengths + 2, -centers
 
 
-def _coder(model: AINN) -> LatentCoder:
+def latent_coder(model: AINN) -> LatentCoder:
     """The model's `LatentCoder`, made again whenever its weights have changed: nobody has to call ``update``."""
     parts = (model.h_s, model.context_prediction, model.entropy_parameters, model.entropy_bottleneck)
     state = tuple((p.data_ptr(), p._version) for part in parts for p in part.parameters())

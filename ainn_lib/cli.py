@@ -1,50 +1,180 @@
-"""The command ``ainn``."""
+"""The command ``ainn``: encode, decode, info, train, benchmark."""
 
 import argparse
+import contextlib
+import os
 import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import AINNError
 
+DEFAULT_MODEL = "tiny"
+
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run the command line; returns the exit status (2 for a mistake of the user's, told in one line)."""
-    parser = argparse.ArgumentParser(prog="ainn", description="Approximately invertible image compression.")
-    commands = parser.add_subparsers(dest="command", required=True)
+    """Run the command line; returns the exit status: 2 for a mistake of the user's, told in one line without a traceback."""
+    options = _parser().parse_args(arguments)
+    try:
+        with warnings.catch_warnings():
+            warnings.showwarning = lambda message, *rest: print(f"ainn: note: {message}", file=sys.stderr)
+            warnings.simplefilter("always", UserWarning)
+            options.run(options)
+        return 0
+    except AINNError as error:
+        print(f"ainn: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("ainn: stopped", file=sys.stderr)
+        return 130
 
-    train = commands.add_parser("train", help="train a network, or take up a run again")
-    train.add_argument("--preset", default="tiny", help="paper, student or tiny")
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="ainn", description="Image compression with an approximately invertible network.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    def command(name: str, run, help: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(name, help=help, description=help)
+        sub.set_defaults(run=run)
+        return sub
+
+    encode = command("encode", _encode, "a photo becomes an .ainn file")
+    encode.add_argument("image", type=Path)
+    encode.add_argument("output", type=Path)
+    encode.add_argument("--model", default=DEFAULT_MODEL, help="name or path of weights (default: %(default)s)")
+    aim = encode.add_mutually_exclusive_group()
+    aim.add_argument("--quality", type=_number, help="1 (smallest file) to 8 (best); default 4")
+    aim.add_argument("--bpp", type=_number, help="the best file of at most so many bits per pixel")
+
+    decode = command("decode", _decode, "an .ainn file becomes an image again (PNG, JPEG, WebP, ... by its name)")
+    decode.add_argument("file", type=Path)
+    decode.add_argument("output", type=Path)
+    decode.add_argument("--model", help="name or path of weights (default: those the file names)")
+
+    info = command("info", _info, "what the header of an .ainn file says")
+    info.add_argument("file", type=Path)
+
+    train = command("train", _train, "train a network, or take up a stopped run again")
+    train.add_argument("--preset", default="tiny", help="paper, student or tiny (default: %(default)s)")
     train.add_argument("--data", required=True, type=Path, help="folder of photos")
-    train.add_argument("--out", required=True, type=Path, help="folder of the run")
+    train.add_argument("--out", required=True, type=Path, help="folder of the run: checkpoint, log, weights")
     train.add_argument("--steps", type=int, required=True)
     train.add_argument("--batch", type=int, default=4)
     train.add_argument("--patch", type=int, default=128)
     train.add_argument("--lr", type=float, default=5e-4)
     train.add_argument("--seed", type=int, default=0)
-    train.set_defaults(run=_train)
 
-    options = parser.parse_args(arguments)
+    bench = command("benchmark", _benchmark, "time the codec against CompressAI's serial loop")
+    bench.add_argument("--output", type=Path, help="JSON file (default: figures/data/benchmark.json of the checkout)")
+    bench.add_argument("--presets", nargs="+", default=["student", "paper"])
+    return parser
+
+
+def _number(text: str) -> float:
     try:
-        return options.run(options) or 0
-    except AINNError as error:
-        print(f"ainn: {error}", file=sys.stderr)
-        return 2
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number") from None
+
+
+def _encode(o: argparse.Namespace) -> None:
+    from . import codec
+    from .weights import load_pretrained
+
+    image = open_image(o.image)
+    model = load_pretrained(o.model)
+    data = codec.encode(image, model, o.quality) if o.bpp is None else codec.encode_to_bpp(image, model, o.bpp)
+    with whole_file(o.output) as file:
+        file.write(data)
+    about = codec.info(data)
+    quality = "" if about.quality is None else f", quality {about.quality:g}"
+    print(f"{o.output}: {about.width}x{about.height}, {about.bytes} bytes, {about.bpp:.3f} bits per pixel{quality}")
+
+
+def _decode(o: argparse.Namespace) -> None:
+    from PIL import Image
+
+    from . import codec
+    from .weights import load_pretrained
+
+    data = read_bytes(o.file)
+    kind = Image.registered_extensions().get(o.output.suffix.lower())
+    if kind not in Image.SAVE:
+        raise AINNError(f"{o.output.name}: no image format is known by this ending; try .png")
+    image = codec.decode(data, load_pretrained(o.model) if o.model else None)
+    try:
+        with whole_file(o.output) as file:
+            image.save(file, kind, icc_profile=image.info.get("icc_profile"))
+    except (OSError, ValueError, KeyError) as error:
+        raise AINNError(f"{o.output.name} cannot be written as {kind}: {error}") from None
+    print(f"{o.output}: {image.width}x{image.height}, {image.mode}")
+
+
+def _info(o: argparse.Namespace) -> None:
+    from dataclasses import asdict
+
+    from . import codec
+
+    about = codec.info(read_bytes(o.file))
+    for key, value in {**asdict(about), "bpp": f"{about.bpp:.4f}"}.items():
+        print(f"{key:14}{value}")
 
 
 def _train(o: argparse.Namespace) -> None:
-    import torch
+    from .train import Recipe, train_preset
 
-    from . import train as training
-    from .linear import start_as_linear_codec
-    from .model import AINN
+    recipe = Recipe(steps=o.steps, batch=o.batch, patch=o.patch, lr=o.lr, seed=o.seed)
+    print(f"weights: {train_preset(o.preset, o.data, recipe, o.out)}")
 
-    names, images, validation = training.hold_out(*training.load_photos(o.data, o.patch))
-    recipe = training.Recipe(steps=o.steps, batch=o.batch, patch=o.patch, lr=o.lr, seed=o.seed)
-    torch.manual_seed(o.seed)
-    model = AINN.from_preset(o.preset)
-    if not (o.out / "checkpoint.pt").exists():
-        start_as_linear_codec(model, images)
-    training.train(model, names, images, validation, recipe, o.out)
+
+def _benchmark(o: argparse.Namespace) -> None:
+    from .benchmark import benchmark
+
+    print(f"written: {benchmark(o.presets, o.output)}")
+
+
+def open_image(path: Path):
+    """A photo from disk. Raises AINNError when it is missing or no image."""
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        return Image.open(path)
+    except FileNotFoundError:
+        raise AINNError(f"{path} does not exist") from None
+    except UnidentifiedImageError:
+        raise AINNError(f"{path} is no image that Pillow knows") from None
+    except (OSError, ValueError, Image.DecompressionBombError) as error:
+        raise AINNError(f"{path} cannot be read: {error}") from None
+
+
+def read_bytes(path: Path) -> bytes:
+    """The bytes of a file. Raises AINNError when it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise AINNError(f"{path} cannot be read: {error.strerror or error}") from None
+
+
+@contextlib.contextmanager
+def whole_file(path: Path) -> Iterator:
+    """A binary file that appears under its name only when all of it is written; until then an older one stays."""
+    try:
+        handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    except OSError as error:
+        raise AINNError(f"{path} cannot be written: {error.strerror or error}") from None
+    try:
+        with os.fdopen(handle, "w+b") as file:
+            yield file
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(partial, 0o666 & ~umask)  # mkstemp's 0600 is for secrets
+        os.replace(partial, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(partial)
+        raise
 
 
 if __name__ == "__main__":

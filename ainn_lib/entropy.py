@@ -17,6 +17,7 @@ CompressAI's frequency tables, 16 bits.
 """
 
 import copy
+import functools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -34,10 +35,10 @@ FRACTION = 12
 WEIGHT_BITS = 16  #: with sign
 UNIT = 2.0**-FRACTION
 _LIMIT = 2.0 ** (ACTIVATION_BITS - 1) - 1
-_ESCAPE_BITS = 20  #: a symbol outside its table is written out in this many bits
-_LARGEST_SYMBOL = 2 ** (_ESCAPE_BITS - 1) - 1
+_LARGEST_SYMBOL = 2**19
+_LARGEST_SIZE = 20  #: bits of the distance of a symbol from its table
 _PAST = [(dy, dx) for dy in range(3) for dx in range(5) if dy < 2 or dx < 2]  #: the 12 taps of the causal 5x5 mask
-_Uniform = constriction.stream.model.Uniform(2**_ESCAPE_BITS)
+_DAMAGED = "the coded latent is damaged"
 
 
 @dataclass(frozen=True)
@@ -46,9 +47,29 @@ class CodedLatent:
 
     data: bytes
     y_hat: Tensor  #: (1, M, h, w), what `decode` returns for these bytes
-    symbols: Tensor  #: (M, h, w) int32, the integers that were coded
-    y_bits: Tensor  #: (M, h, w), -log2 of each symbol's table frequency
-    z_bits: Tensor  #: (N, ceil(h/4), ceil(w/4))
+    records: list  #: symbols and tables of every step
+    z_record: object
+
+    @property
+    def symbols(self) -> Tensor:
+        """The integers that were coded, (M, h, w) int32."""
+        return self._in_place([record.values for record in self.records]).int()
+
+    @property
+    def y_bits(self) -> Tensor:
+        """What each of them cost, -log2 of its table frequency, (M, h, w)."""
+        return self._in_place([record.bits() for record in self.records])
+
+    @property
+    def z_bits(self) -> Tensor:
+        """The same for the hyper-latent, (N, ceil(h/4), ceil(w/4))."""
+        return torch.from_numpy(self.z_record.bits())
+
+    def _in_place(self, steps: list[np.ndarray]) -> Tensor:
+        _, channels, height, width = self.y_hat.shape
+        rows = torch.empty(height * width, channels)
+        rows[np.concatenate([i * width + j for i, j in wavefront(height, width)])] = torch.from_numpy(np.concatenate(steps)).float()
+        return rows.T.reshape(channels, height, width)
 
 
 def encode(model: AINN, y: Tensor, quality: float | None = None) -> bytes:
@@ -165,50 +186,53 @@ class LatentCoder:
         return b"".join(p.tobytes() for p in (*parts, self.thresholds.numpy(), self.medians.numpy()))
 
     def encode(self, y: Tensor, z: Tensor, bias: Tensor, inverse_gain: Tensor) -> CodedLatent:
+        """Code y (M, h, w) and z (N, ceil(h/4), ceil(w/4)), float64, both with their gain. z is decoded first."""
         z_symbols = torch.round(z - self.medians[:, None, None] * UNIT).clamp(-_LARGEST_SYMBOL, _LARGEST_SYMBOL)
-        records = [_Record(z_symbols.flatten(1).numpy(), np.arange(len(self.z_tables))[:, None], self.z_tables)]
-        _, height, width = y.shape
-        bits = torch.zeros_like(y, dtype=torch.float32)
-        symbols = torch.zeros_like(y, dtype=torch.int32)
-
-        def choose(i: np.ndarray, j: np.ndarray, indexes: np.ndarray, means: Tensor) -> Tensor:
-            chosen = torch.round(y[:, i, j].T - means * UNIT).clamp(-_LARGEST_SYMBOL, _LARGEST_SYMBOL)
-            records.append(_Record(chosen.numpy(), indexes, self.y_tables))
-            bits[:, i, j] = torch.from_numpy(records[-1].bits()).T
-            symbols[:, i, j] = chosen.T.int()
-            return chosen
-
-        y_hat = self._wavefronts(z_symbols, height, width, bias, choose)
+        z_record = _Record(z_symbols.numpy(), self._z_indexes(z_symbols.shape), self.z_tables)
         coder = constriction.stream.stack.AnsCoder()
-        for record in reversed(records):  # a stack: what is to be decoded first goes in last
-            record.push(coder)
-        return CodedLatent(coder.get_compressed().astype("<u4").tobytes(), _scaled(y_hat, inverse_gain), symbols, bits,
-                           torch.from_numpy(records[0].bits()).reshape(z.shape))
+        units, records = self.encode_y(y, self.hyper_synthesis(z_symbols), bias, coder)
+        z_record.push(coder)  # a stack: what is to be decoded first goes in last
+        return CodedLatent(coder.get_compressed().astype("<u4").tobytes(), _scaled(units, inverse_gain), records, z_record)
 
     def decode(self, data: bytes, height: int, width: int, bias: Tensor, inverse_gain: Tensor) -> Tensor:
-        broken = AINNError("the coded latent is damaged")
+        """The inverse of `encode`: y_hat (1, M, height, width). Raises AINNError for damaged bytes."""
         if len(data) % 4:
-            raise broken
+            raise AINNError(_DAMAGED)
         try:
             coder = constriction.stream.stack.AnsCoder(np.frombuffer(data, "<u4").astype(np.uint32))
         except ValueError:
-            raise broken from None
-
-        def pull(indexes: np.ndarray, tables: list[_Table]) -> np.ndarray:
-            if coder.is_empty():  # more is asked for than was put in
-                raise broken
-            return _pull(coder, indexes.ravel(), tables)
-
-        shape = (len(self.z_tables), -(-height // 4), -(-width // 4))
-        z_symbols = pull(np.repeat(np.arange(shape[0]), shape[1] * shape[2]), self.z_tables)
-
-        def choose(i: np.ndarray, j: np.ndarray, indexes: np.ndarray, means: Tensor) -> Tensor:
-            return torch.from_numpy(pull(indexes, self.y_tables).reshape(indexes.shape))
-
-        y_hat = self._wavefronts(torch.from_numpy(z_symbols).reshape(shape), height, width, bias, choose)
+            raise AINNError(_DAMAGED) from None
+        indexes = self._z_indexes((len(self.z_tables), -(-height // 4), -(-width // 4)))
+        z_symbols = torch.from_numpy(_pull(coder, indexes, self.z_tables))
+        units = self.decode_y(coder, self.hyper_synthesis(z_symbols), height, width, bias)
         if not coder.is_empty():
-            raise broken
-        return _scaled(y_hat, inverse_gain)
+            raise AINNError(_DAMAGED)
+        return _scaled(units, inverse_gain)
+
+    def encode_y(self, y: Tensor, hyper: Tensor, bias: Tensor, coder: object) -> tuple[Tensor, list]:
+        """Push y (M, h, w) onto the coder, given the hyper-synthesis output; y_hat in units and the records of all steps."""
+        channels, height, width = y.shape
+        rows, records = y.reshape(channels, -1).T.contiguous(), []
+
+        def choose(positions: Tensor, indexes: np.ndarray, means: Tensor) -> Tensor:
+            chosen = torch.round(rows[positions] - means * UNIT).clamp(-_LARGEST_SYMBOL, _LARGEST_SYMBOL)
+            records.append(_Record(chosen.numpy(), indexes, self.y_tables))
+            return chosen
+
+        units = self._wavefronts(hyper, height, width, bias, choose)
+        for record in reversed(records):
+            record.push(coder)
+        return units, records
+
+    def decode_y(self, coder: object, hyper: Tensor, height: int, width: int, bias: Tensor) -> Tensor:
+        """Pull y off the coder, given the hyper-synthesis output; y_hat in units, (M, height, width)."""
+        def choose(positions: Tensor, indexes: np.ndarray, means: Tensor) -> Tensor:
+            return torch.from_numpy(_pull(coder, indexes, self.y_tables))
+
+        return self._wavefronts(hyper, height, width, bias, choose)
+
+    def _z_indexes(self, shape: tuple[int, int, int]) -> np.ndarray:
+        return np.broadcast_to(np.arange(shape[0])[:, None, None], shape)
 
     def hyper_synthesis(self, z_symbols: Tensor) -> Tensor:
         """Symbols of z (N, h, w) -> activations (hyper_out, 4h, 4w) in units of 2^-12."""
@@ -220,10 +244,13 @@ class LatentCoder:
             v = F.pixel_shuffle(v, up) if up > 1 else v
         return v[0]
 
-    def _wavefronts(self, z_symbols: Tensor, height: int, width: int, bias: Tensor,
-                    choose: Callable[[np.ndarray, np.ndarray, np.ndarray, Tensor], Tensor]) -> Tensor:
-        """Walk over the latent; ``choose(i, j, indexes, means)`` gives the symbols (n, M) of each batch. Returns y_hat in units."""
-        hyper = self.hyper_synthesis(z_symbols)[:, :height, :width].permute(1, 2, 0).reshape(height * width, -1)
+    def _wavefronts(self, hyper: Tensor, height: int, width: int, bias: Tensor,
+                    choose: Callable[[Tensor, np.ndarray, Tensor], Tensor]) -> Tensor:
+        """Walk over the latent; ``choose(positions, indexes, means)`` gives the symbols (n, M) of each batch.
+
+        Returns y_hat in units, (M, height, width).
+        """
+        hyper = hyper[:, :height, :width].permute(1, 2, 0).reshape(height * width, -1)
         first, second, last = self.parameters
         split = self.hyper_channels
         hyper = torch.addmm(first.bias, hyper, first.weight[:, :split].T)  # sums are exact: a part can be taken beforehand
@@ -244,7 +271,7 @@ class LatentCoder:
             scales = total[:, :channels] * (last.scale[:channels] * UNIT)
             means = torch.round(total[:, channels:] * last.scale[channels:])
             indexes = torch.bucketize(scales, self.thresholds).numpy()  # the count of thresholds below the scale
-            values = choose(i, j, indexes, means) / UNIT + means
+            values = choose(here, indexes, means) / UNIT + means
             y_hat[here] = values
             past[corner + (2 * stride + 2)] = values.clamp(-_LIMIT, _LIMIT)
         return y_hat.T.reshape(channels, height, width)
@@ -267,48 +294,66 @@ class _Record:
     """Symbols of one batch with the indexes of their tables, sorted by table."""
 
     def __init__(self, values: np.ndarray, indexes: np.ndarray, tables: list[_Table]):
-        self.shape, self.tables = values.shape, tables
-        indexes = np.broadcast_to(indexes, values.shape).ravel().astype(np.int16)
+        self.values = values
+        indexes = indexes.ravel().astype(np.int16)
         self.order = np.argsort(indexes, kind="stable")
         values = values.ravel().astype(np.int32)[self.order]
-        self.groups, self.escaped, start = [], [], 0
+        self.groups, self.excess, start = [], [], 0
         for index, count in _counts(indexes):
             table, group = tables[index], values[start:start + count] - tables[index].offset
             outside = (group < 0) | (group >= table.escape)
             if outside.any():
-                self.escaped.append(values[start:start + count][outside])
-                group = np.where(outside, table.escape, group)
-            self.groups.append((table, group.astype(np.int32)))
+                beyond = group[outside]
+                self.excess += np.where(beyond < 0, beyond, beyond - table.escape + 1).tolist()
+                group = np.where(outside, table.escape, group).astype(np.int32)
+            self.groups.append((table, group))
             start += count
 
     def bits(self) -> np.ndarray:
-        result = np.empty(len(self.order), np.float32)
-        result[self.order] = np.concatenate(
-            [16 - np.log2(table.frequencies[group]) + _ESCAPE_BITS * (group == table.escape) for table, group in self.groups])
-        return result.reshape(self.shape)
+        """-log2 of the frequency of each symbol, escapes with what they are written out in."""
+        bits = np.concatenate([16 - np.log2(table.frequencies[group]) for table, group in self.groups])
+        escaped = np.concatenate([group == table.escape for table, group in self.groups])
+        bits[escaped] += [5 + abs(excess).bit_length() for excess in self.excess]
+        result = np.empty(len(bits), np.float32)
+        result[self.order] = bits
+        return result.reshape(self.values.shape)
 
     def push(self, coder: object) -> None:
-        if self.escaped:
-            coder.encode_reverse(np.concatenate(self.escaped) + (_LARGEST_SYMBOL + 1), _Uniform)
+        """Onto the stack, so that `_pull` finds first the groups, then class and mantissa of each escape."""
+        for excess in reversed(self.excess):
+            size = abs(excess).bit_length()
+            if size > 1:
+                coder.encode_reverse(np.array([abs(excess) - 2 ** (size - 1)], np.int32), _raw_bits(size - 1))
+            coder.encode_reverse(np.array([2 * size + (excess < 0)], np.int32), _raw_bits(6))
         for table, group in reversed(self.groups):
             coder.encode_reverse(group, table.model)
 
 
 def _pull(coder: object, indexes: np.ndarray, tables: list[_Table]) -> np.ndarray:
-    """The inverse of `_Record.push`: symbols, float64, in the order of ``indexes``."""
-    indexes = indexes.astype(np.int16)
-    order = np.argsort(indexes, kind="stable")
-    parts, escaped = [], []
-    for index, count in _counts(indexes):
-        group = coder.decode(tables[index].model, count)
-        escaped.append(group == tables[index].escape)
-        parts.append(group + tables[index].offset)
-    values, escaped = np.concatenate(parts), np.concatenate(escaped)
-    if escaped.any():
-        values[escaped] = coder.decode(_Uniform, int(escaped.sum())) - (_LARGEST_SYMBOL + 1)
+    """The inverse of `_Record.push`: symbols as float64, in the shape of ``indexes``."""
+    if coder.is_empty():  # more is asked for than was put in
+        raise AINNError(_DAMAGED)
+    flat = indexes.ravel().astype(np.int16)
+    order = np.argsort(flat, kind="stable")
+    groups = [(tables[index], coder.decode(tables[index].model, count)) for index, count in _counts(flat)]
+    values = np.concatenate([group + table.offset for table, group in groups])
+    start = 0
+    for table, group in groups:
+        for position in np.flatnonzero(group == table.escape):
+            size, negative = divmod(int(coder.decode(_raw_bits(6), 1)[0]), 2)
+            if not 1 <= size <= _LARGEST_SIZE:
+                raise AINNError(_DAMAGED)
+            excess = 2 ** (size - 1) + (int(coder.decode(_raw_bits(size - 1), 1)[0]) if size > 1 else 0)
+            values[start + position] = table.offset + (-excess if negative else table.escape - 1 + excess)
+        start += len(group)
     result = np.empty(len(order))
     result[order] = values
-    return result
+    return result.reshape(indexes.shape)
+
+
+@functools.cache
+def _raw_bits(count: int) -> object:
+    return constriction.stream.model.Uniform(2**count)
 
 
 def _counts(indexes: np.ndarray) -> list[tuple[int, int]]:

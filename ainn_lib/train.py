@@ -1,6 +1,7 @@
 """Training on Lightning Fabric: one rate-distortion loss, one optimizer, a run that can be killed and resumed exactly."""
 
 import csv
+import hashlib
 import json
 import math
 import os
@@ -18,7 +19,9 @@ from tqdm import tqdm
 from .errors import AINNError
 from .linear import start_as_linear_codec
 from .model import AINN, AINNConfig
+from .provenance import provenance
 from .rate import QUALITIES, lagrangian
+from .weights import save_pretrained
 
 ENTROPY_PARTS = ("h_a", "h_s", "context_prediction", "entropy_parameters", "entropy_bottleneck", "rate_control")
 QUANTILES_EVERY = 100  # steps between two solutions of the bottleneck's quantiles
@@ -116,6 +119,27 @@ def learning_rate(recipe: Recipe, step: int) -> float:
     if step < hold:
         return 1.0
     return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - hold) / max(1, recipe.steps - hold)))
+
+
+def train_preset(preset: str, data: str | Path, recipe: Recipe, out: str | Path) -> Path:
+    """Train a preset from the linear codec on a folder of photos; weights with their facts end in ``out``/weights.
+
+    Returns the path of the safetensors file. Run again with the same arguments, it goes on where it stopped.
+    """
+    out = Path(out)
+    names, images, validation = hold_out(*load_photos(data, recipe.patch))
+    torch.manual_seed(recipe.seed)
+    model = AINN.from_preset(preset)
+    if not (out / "checkpoint.pt").exists():
+        start_as_linear_codec(model, images)
+    train(model, names, images, validation, recipe, out)
+    facts = {
+        "preset": preset, "recipe": asdict(recipe), "photos": len(names), "data": Path(data).name,
+        "data_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+        "parameters": sum(p.numel() for p in model.parameters()),
+        "log": list(csv.DictReader((out / "log.csv").open())), **provenance(),
+    }
+    return save_pretrained(model, out / "weights" / preset, facts)
 
 
 def train(model: AINN, names: list[str], images: list[Tensor], validation: list[Tensor], recipe: Recipe, folder: str | Path,

@@ -85,7 +85,7 @@ def load_official(model: torch.nn.Module, state_dict: dict) -> torch.nn.Module:
     weights = {ours: state_dict[theirs] for ours, theirs in names.items()}
     torch.nn.Module.load_state_dict(model, weights, strict=False)  # CompressAI's own insists on the tables
     model.update(force=True)
-    return model.eval()
+    return model.to(memory_format=torch.channels_last).eval()  # the faster layout for convolutions on a CPU
 
 
 def _shape(value: object) -> tuple[int, ...] | None:

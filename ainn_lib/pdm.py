@@ -1,5 +1,7 @@
 """PDM, the progressive denoising module of the decoder: one per branch after the inverse of levels 4, 3 and 2."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,13 +11,25 @@ STRENGTH = 0.2
 
 
 class DoubleConv(nn.Sequential):
-    """(3x3 conv -> [batch norm] -> ReLU) twice. Shapes: (B, in, H, W) -> (B, out, H, W)."""
+    """(3x3 conv -> [batch norm] -> ReLU) twice; in evaluation mode the batch norms are folded into the convolutions.
+
+    Shapes: (B, in, H, W) -> (B, out, H, W).
+    """
 
     def __init__(self, channels_in: int, middle: int, channels_out: int, norm: bool):
         steps = []
         for a, b in ((channels_in, middle), (middle, channels_out)):
             steps += [nn.Conv2d(a, b, 3, padding=1, bias=not norm), *([nn.BatchNorm2d(b)] if norm else []), nn.ReLU()]
         super().__init__(*steps)
+
+    def forward(self, v: Tensor) -> Tensor:
+        if self.training or len(self) == 4:
+            return super().forward(v)
+        for conv, norm in ((self[0], self[1]), (self[3], self[4])):
+            gain = norm.weight * torch.rsqrt(norm.running_var + norm.eps)
+            shift = norm.bias - norm.running_mean * gain
+            v = F.relu(F.conv2d(v, conv.weight * gain[:, None, None, None], shift, padding=1))
+        return v
 
 
 class UNet(nn.Module):
@@ -58,70 +72,89 @@ class UNet(nn.Module):
         return self.last(v)
 
 
-class ResidualChain(nn.Module):
-    """A chain of ``v + conv3(ReLU(conv3(ReLU(v))))`` blocks; returns what the chain adds to its input.
+class ResidualBlock(nn.Module):
+    """``v + conv3(ReLU(conv3(ReLU(v))))``, the last convolution zero at the start: the authors' release holds it, unused."""
 
-    The block is the one that the authors' release holds; the chain, and its inner width, are our reading.
-    """
+    reach = 2
 
-    def __init__(self, channels: int, width: int, blocks: int = 3):
+    def __init__(self, width: int, inner: int):
         super().__init__()
-        self.reach, self.align = 2 * blocks, 1
-        self.first = nn.ModuleList(nn.Conv2d(channels, width, 3, padding=1) for _ in range(blocks))
-        self.last = nn.ModuleList(nn.Conv2d(width, channels, 3, padding=1) for _ in range(blocks))
+        self.first = nn.Conv2d(width, inner, 3, padding=1)
+        self.last = nn.Conv2d(inner, width, 3, padding=1)
 
     def forward(self, v: Tensor) -> Tensor:
-        start = v
-        for first, last in zip(self.first, self.last, strict=True):
-            v = v + last(F.relu(first(F.relu(v))))
-        return v - start
+        return v + self.last(F.relu(self.first(F.relu(v))))
+
+    @staticmethod
+    def count(width: int, inner: int) -> int:
+        """Parameters of a block of these widths."""
+        return 18 * width * inner + inner + width
 
 
 class DenseBlock(nn.Module):
-    """Five 3x3 convolutions, each on all maps before it, LeakyReLU 0.2 between them, the last one zero at the start."""
+    """``v`` + five 3x3 convolutions, each on all maps before it, LeakyReLU 0.2 between them, the last one zero at the start.
 
-    def __init__(self, channels: int, growth: int):
+    The authors' release holds the convolutions, unused; that they add to v is our reading.
+    """
+
+    reach = 5
+
+    def __init__(self, width: int, inner: int):
         super().__init__()
-        self.layers = nn.ModuleList(nn.Conv2d(channels + i * growth, growth, 3, padding=1) for i in range(4))
-        self.last = nn.Conv2d(channels + 4 * growth, channels, 3, padding=1)
+        self.layers = nn.ModuleList(nn.Conv2d(width + i * inner, inner, 3, padding=1) for i in range(4))
+        self.last = nn.Conv2d(width + 4 * inner, width, 3, padding=1)
 
     def forward(self, v: Tensor) -> Tensor:
+        maps = v
         for conv in self.layers:
-            v = torch.cat([v, F.leaky_relu(conv(v), 0.2)], dim=1)
-        return self.last(v)
+            maps = torch.cat([maps, F.leaky_relu(conv(maps), 0.2)], dim=1)
+        return v + self.last(maps)
+
+    @staticmethod
+    def count(width: int, inner: int) -> int:
+        """Parameters of a block of these widths."""
+        return 9 * (inner * (4 * width + 6 * inner) + width * (width + 4 * inner)) + 4 * inner + width
 
 
-class DenseChain(nn.Module):
-    """A chain of ``v + DenseBlock(v)``; returns what the chain adds to its input. The chain is our reading."""
+class Chain(nn.Module):
+    """The residual and the dense PDM, our reading of what the paper draws: 3x3 conv -> blocks -> 3x3 conv.
 
-    def __init__(self, channels: int, growth: int, blocks: int = 2):
+    Shapes: (B, C, H, W) -> the same.
+    """
+
+    def __init__(self, block: type, channels: int, width: int, inner: int, blocks: int = 2):
         super().__init__()
-        self.reach, self.align = 5 * blocks, 1
-        self.blocks = nn.ModuleList(DenseBlock(channels, growth) for _ in range(blocks))
+        self.reach, self.align = 2 + blocks * block.reach, 1
+        self.first = nn.Conv2d(channels, width, 3, padding=1)
+        self.blocks = nn.Sequential(*(block(width, inner) for _ in range(blocks)))
+        self.last = nn.Conv2d(width, channels, 3, padding=1)
+        for conv in (*(b.last for b in self.blocks), self.last):
+            nn.init.zeros_(conv.weight)
+            nn.init.zeros_(conv.bias)
 
     def forward(self, v: Tensor) -> Tensor:
-        start = v
-        for block in self.blocks:
-            v = v + block(v)
-        return v - start
+        return self.last(self.blocks(self.first(v)))
+
+    @staticmethod
+    def count(block: type, channels: int, width: int, inner: int, blocks: int = 2) -> int:
+        """Parameters of a chain of these widths."""
+        return 18 * channels * width + width + channels + blocks * block.count(width, inner)
 
 
 def build_net(kind: str, channels: int, widths: tuple[int, ...], norm: bool = True, align_corners: bool = True) -> nn.Module:
-    """The net of one PDM. The residual and the dense kind get the width that comes nearest to the U-Net's parameters."""
+    """The net of one PDM. A chain gets the widths (two numbers close to each other) that match the U-Net's parameters."""
     if kind == "unet":
         return UNet(channels, widths, norm, align_corners)
-    chain = {"residual": ResidualChain, "dense": DenseChain}[kind]
+    block = {"residual": ResidualBlock, "dense": DenseBlock}[kind]
     with torch.device("meta"):  # sizes only: nothing is allocated or drawn
         target = count_parameters(UNet(channels, widths, norm))
-        high = 1
-        while count_parameters(chain(channels, high)) < target:
-            high *= 2
-        low = high // 2
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if count_parameters(chain(channels, middle)) < target else (low, middle)
-        width = min((max(low, 1), high), key=lambda w: abs(count_parameters(chain(channels, w)) - target))
-    return chain(channels, width)
+    best, width, limit = (float("inf"), 1, 1), 1, 2 * target
+    while Chain.count(block, channels, width, max(1, width // 2)) < limit:
+        for inner in range(max(1, width // 2), 2 * width + 1):
+            off = abs(Chain.count(block, channels, width, inner) / target - 1) + 0.01 * abs(math.log(inner / width))
+            best = min(best, (off, width, inner))
+        width += 1
+    return Chain(block, channels, *best[1:])
 
 
 def count_parameters(module: nn.Module) -> int:

@@ -136,4 +136,5 @@ def _build(config: AINNConfig, tensors: dict[str, Tensor], name: str) -> AINN:
     if set(expected) != set(tensors) or any(expected[key].shape != tensors[key].shape for key in expected):
         raise AINNError(f"the weights {name} do not fit their configuration")
     nn.Module.load_state_dict(model, {key: value.float() for key, value in tensors.items()}, strict=False)
-    return model.requires_grad_(False).eval()
+    # channels_last is the faster layout for convolutions on a CPU
+    return model.to(memory_format=torch.channels_last).requires_grad_(False).eval()

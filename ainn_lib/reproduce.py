@@ -1,0 +1,58 @@
+"""The main job: execute every notebook and draw every figure again. ``make reproduce`` runs this module."""
+
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError, DeadKernelError
+from tqdm import tqdm
+
+ROOT = Path(__file__).resolve().parent.parent
+CELL_TIMEOUT = 900  # seconds
+
+
+def execute(path: Path, output: Path | None = None) -> nbformat.NotebookNode:
+    """Run a notebook from top to bottom and store it, outputs and widget state included, in ``output`` (default: in place).
+
+    A notebook that fails is not stored. Raises nbclient's `CellExecutionError`, or `RuntimeError` for an error that a
+    widget's callback left in its output, which would otherwise pass unseen.
+    """
+    notebook = nbformat.read(path, as_version=4)
+    client = NotebookClient(notebook, timeout=CELL_TIMEOUT, kernel_name="python3", store_widget_state=True,
+                            resources={"metadata": {"path": str(path.parent)}})
+    client.execute()
+    if errors := widget_errors(notebook):
+        raise RuntimeError(f"{path.name}: a widget's callback failed: {errors[0]}")
+    for cell in notebook.cells:
+        cell.metadata.pop("execution", None)  # time stamps would change with every run
+    nbformat.write(notebook, output or path)
+    return notebook
+
+
+def widget_errors(notebook: nbformat.NotebookNode) -> list[str]:
+    """Errors in the outputs of the notebook's stored widgets: an exception in a callback fails no cell."""
+    state = notebook.metadata.get("widgets", {}).get("application/vnd.jupyter.widget-state+json", {}).get("state", {})
+    return [f"{output.get('ename')}: {output.get('evalue')}" for model in state.values()
+            for output in model.get("state", {}).get("outputs", ()) or () if output.get("output_type") == "error"]
+
+
+def main() -> int:
+    """Execute all notebooks in order (they draw the figures); returns the exit status."""
+    notebooks = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
+    for path in (bar := tqdm(notebooks, unit="notebook")):
+        bar.set_description(path.stem)
+        began = time.monotonic()
+        try:
+            execute(path)
+        except (CellExecutionError, DeadKernelError, RuntimeError) as error:
+            print(f"{path.name} failed:\n{error}", file=sys.stderr)
+            return 1
+        tqdm.write(f"{path.name}: {time.monotonic() - began:.0f} s")
+    print(f"{len(notebooks)} notebooks executed; figures are in {ROOT / 'figures'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

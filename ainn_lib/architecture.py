@@ -6,6 +6,7 @@
 
 from dataclasses import dataclass
 from functools import lru_cache
+from io import BytesIO
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -16,14 +17,15 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch
 from matplotlib.path import Path as Line
 from matplotlib.textpath import text_to_path
+from PIL import Image
 from torch import nn
 
 from .cfrm import ResidualDenseBlock
 from .errors import AINNError
 from .fdsm import POOLS
 from .invertible import Level
-from .model import AINN
-from .pdm import STRENGTH, ResidualChain, UNet, count_parameters
+from .model import AINN, AINNConfig
+from .pdm import STRENGTH, DenseBlock, UNet, count_parameters
 
 STYLE = Path(__file__).with_name("ainn.mplstyle")
 POINT, CORNER = 1 / 72, 0.04  # inches; all lengths of a diagram are inches at its natural size
@@ -45,7 +47,7 @@ KINDS = {  # what a box is: its name in the legend, and its colour, which is Oka
 
 @dataclass(frozen=True)
 class Box:
-    """A rectangle with lines of text, the first one bold. ``x`` and ``y``: its left and its upper edge, y grows downwards."""
+    """A rectangle around lines of text. ``x`` and ``y``: its left and its upper edge; y grows downwards."""
 
     name: str
     lines: tuple[str, ...]
@@ -59,10 +61,6 @@ class Box:
     def centre(self) -> tuple[float, float]:
         return self.x + self.width / 2, self.y + self.height / 2
 
-    @property
-    def text(self) -> str:
-        return "\n".join(self.lines)
-
 
 @dataclass(frozen=True)
 class Arrow:
@@ -72,7 +70,7 @@ class Arrow:
     target: str
     points: tuple[tuple[float, float], ...]
     label: str = ""
-    weights: bool = False  #: dashed, both ways: nothing flows, the two boxes have the same weights
+    weights: bool = False  #: dashed and without heads: nothing flows, the two boxes have the same weights
     both: bool = False  #: a head at either end
 
 
@@ -103,12 +101,12 @@ def framework(model: AINN) -> Diagram:
     (a) an autoencoder, analysis and synthesis with weights of their own; (b) an INN, the exact inverse, which
     quantization breaks; (c) this ``model``: its core both ways, with what makes the inverse an approximate one.
     """
-    c, M, C = _check(model).config, _latent(model), _channels(model.levels[-1])
+    (c, M), C = _config_and_latent(model), _channels(model.levels[-1])
     sheet = _Sheet("A-INN against an autoencoder and an invertible network")
 
     def panel(row: int, name: str, heading: str, latent: int, parts: tuple[tuple, ...], *remark: str) -> None:
-        quantizer = ("Q", "rate", f"$Q$, AE, AD\n{latent} ×\n{_at(16)}", 4)
-        chain = sorted([("x", "signal", "$x$", 0), *parts, quantizer, ("x_hat", "signal", r"$\hat{x}$", 9)], key=lambda p: p[3])
+        chain = sorted([("x", "signal", "$x$", 0), ("Q", "rate", f"$Q$, AE, AD\n{latent} ×\n{_at(16)}", 4),
+                        ("x_hat", "signal", r"$\hat{x}$", 9), *parts], key=lambda part: part[3])
         sheet.put(f"{name} heading", "heading", heading, *remark, row=row, col=0, to=9)
         for part, kind, text, col in chain:
             sheet.put(f"{name} {part}", kind, *text.split("\n"), row=row + 1, col=col)
@@ -129,10 +127,13 @@ def framework(model: AINN) -> Diagram:
         parts += [("S", "fixed", f"squeeze $S$\n{2 * C} → {M}", 3),
                   ("CFRM", "cfrm", f"CFRM\n{M} → {2 * C}\n{_millions(model.cfrm)}", 5) if c.cfrm
                   else ("CFRM", "off", f"CFRM off\ncopy\n{M} → {2 * C}", 5)]
-    learned = [what for on, what in ((c.squeeze and c.cfrm, "CFRM recovers channels"), (c.ms_cfrm, "so does MS-CFRM"),
-                                     (c.pdm != "none", "PDM removes noise")) if on] or ["no module deals with the noise"]
+    learned = [name for name, on in (("CFRM", c.squeeze and c.cfrm), ("MS-CFRM", c.ms_cfrm), ("PDM", c.pdm != "none")) if on]
+    remark = f"what the latent lost is learned by {', '.join(learned)}" if learned else "no module learns to repair it"
     panel(6, "ainn", "(c) A-INN, approximately invertible", M, tuple(parts),
-          f"$g_s(\\hat{{y}}) \\approx x$: {', '.join(learned)}.", f"{_millions(model)} parameters in all.")
+          f"$g_s(\\hat{{y}}) \\approx x$; {remark}.", f"{_millions(model)} parameters in all.")
+    if c.ms_cfrm:
+        sheet.put("ainn MS-CFRM", "cfrm", "MS-CFRM", "our reading", _millions(model.ms_cfrm), row=8, col=4, to=5)
+        sheet.link("ainn F inverse", "ainn MS-CFRM", route="vh", both=True)
     if c.pdm != "none":
         sheet.put("ainn PDM", "pdm", "PDM", _net_text(model.pdm[0][0].net)[0], _millions(model.pdm), row=8, col=7, to=8)
         sheet.link("ainn F inverse", "ainn PDM", route="vh", both=True)
@@ -146,11 +147,11 @@ def overview(model: AINN) -> Diagram:
 
     Sizes are channels × height × width of what leaves a box. Dashed: a level and its inverse have the same weights.
     """
-    c, M = _check(model).config, _latent(model)
+    c, M = _config_and_latent(model)
     sheet = _Sheet("Overview of A-INN", lanes={7: 0.1} if c.ms_cfrm else {})
     left, right = dict(col=0, to=1), dict(col=5, to=6)
-    sheet.put("x", "signal", f"$x$: {_size(3, 1)}", row=0, **left)
-    sheet.put("x_hat", "signal", rf"$\hat{{x}}$: {_size(3, 1)}", row=0, **right)
+    sheet.put("x", "signal", f"$x$: {_image(model)}", row=0, **left)
+    sheet.put("x_hat", "signal", rf"$\hat{{x}}$: {_image(model)}", row=0, **right)
     encoder, decoder = ["x"], ["x_hat"]
     if c.input_offset:
         sheet.put("offset", "fixed", f"− {c.input_offset:g}", row=1, **left)
@@ -161,11 +162,11 @@ def overview(model: AINN) -> Diagram:
         sheet.put("FDSM-S", "fdsm", "FDSM-S", "synthesis with mask $m$", row=2, **right)
     else:
         sheet.put("FDSM-D", "off", "FDSM off", "$x_L = x_H = x$", row=2, **left)
-        sheet.put("FDSM-S", "off", "FDSM off", r"$\frac{1}{2}(\hat{x}_L + \hat{x}_H)$", row=2, **right)
+        sheet.put("FDSM-S", "off", "FDSM off", r"$(\hat{x}_L + \hat{x}_H) / 2$", row=2, **right)
     sheet.link(*encoder, "FDSM-D")
     sheet.link("FDSM-S", *reversed(decoder))
 
-    sheet.put("sizes", "note", "sizes: one branch,", "channels × height × width", row=2, col=2, to=4)
+    sheet.put("sizes", "note", "channels × height × width", "of one branch, leaving the box", row=2, col=2, to=4)
     above, above_back = "FDSM-D", ["FDSM-S", "FDSM-S"]
     for number, level in enumerate(model.levels, start=1):
         row, name, back, C = 4 * number, f"level {number}", f"inverse level {number}", _channels(level)
@@ -173,10 +174,10 @@ def overview(model: AINN) -> Diagram:
         sheet.put(name, "core", f"level {number}: {_size(C, 2**number)}", f"squeeze ×2, {fixed}1×1 conv {C} × {C}",
                   _couplings(level), row=row, **left)
         sheet.put(back, "core", f"inverse level {number}: {_size(C // 4, 2 ** (number - 1))}",
-                  f"{len(level.couplings)} couplings, 1×1 conv, squeeze:", "the inverse of each", row=row, **right)
+                  f"each step of level {number} inverted,", "in the opposite order", row=row, **right)
         for side in range(2):
-            sheet.link(above, name, at=side, label=("$x_L$", "$x_H$")[side] if number == 1 else "")
-            sheet.link(back, above_back[side], at=5 + side, label=(r"$\hat{x}_L$", r"$\hat{x}_H$")[side] if number == 1 else "")
+            sheet.link(above, name, at=side, label=f"$x_{'LH'[side]}$" if number == 1 else "")
+            sheet.link(back, above_back[side], at=5 + side, label=rf"$\hat{{x}}_{'LH'[side]}$" if number == 1 else "")
         sheet.link(name, back, label="same weights", weights=True)
         above, above_back = name, [back, back]
         if number < 4 and c.pdm != "none":  # what stands behind the inverse of the next level
@@ -190,7 +191,7 @@ def overview(model: AINN) -> Diagram:
                 sheet.link(above_back[side], back, at=5 + side)
         if number == 3 and c.ms_cfrm:
             block = model.ms_cfrm.low
-            sheet.put("MS-CFRM", "cfrm", f"MS-CFRM (our reading), on {_size(_inputs(block), 8)}",
+            sheet.put("MS-CFRM", "cfrm", "MS-CFRM (our reading)", rf"on $v$, pixel-shuffled $\hat{{y}}$: {_inputs(block)}",
                       *_block_text(block), row=row + 2, **right)
             for side in range(2):
                 sheet.link("MS-CFRM", above_back[side], at=5 + side)
@@ -215,21 +216,22 @@ def overview(model: AINN) -> Diagram:
 
 def _entropy_model(sheet: "_Sheet", model: AINN, left: dict, right: dict) -> None:
     """The lowest part of the overview: from the squeezed latent to the quantized one, and the bits between."""
-    c, M, entropy = model.config, _latent(model), [m for m in model.entropy_parameters if isinstance(m, nn.Conv2d)]
-    y, y_hat = ["squeeze"], ["CFRM"]
+    (c, M), entropy = _config_and_latent(model), [m for m in model.entropy_parameters if isinstance(m, nn.Conv2d)]
+    y, y_hat, q = ["squeeze"], ["CFRM"], ""
     if c.variable_rate:
-        sheet.put("gain", "rate", "gain", "× $g(q)$, quality $q$", row=21, **left)
-        sheet.put("inverse gain", "rate", "inverse gain", "× $g'(q)$, quality $q$", row=21, **right)
-        y, y_hat = ["squeeze", "gain"], ["CFRM", "inverse gain"]
-    sheet.put("y", "signal", f"$y$: {_size(M, 16)}", row=22, **left)
-    sheet.put("Q", "rate", "$Q$: round", "in training:", "noise" if c.quantization == "noise" else "straight-through", row=22, col=2)
+        y, y_hat, q = ["squeeze", "gain"], ["CFRM", "inverse gain"], "_q"
+        sheet.put("gain", "rate", "gain", "× $g(q)$ at quality $q$", row=21, **left)
+        sheet.put("inverse gain", "rate", "inverse gain", "× $g$′$(q)$ at quality $q$", row=21, **right)
+    sheet.put("y", "signal", f"$y{q}$: {_size(M, 16)}", row=22, **left)
+    sheet.put("y_hat", "signal", rf"$\hat{{y}}{q}$: {_size(M, 16)}", row=22, **right)
+    training = "noise" if c.quantization == "noise" else "straight-through"
+    sheet.put("Q", "rate", "$Q$: round", "in training:", training, row=22, col=2)
     sheet.put("AE", "rate", "AE", "encode", row=22, col=3)
     sheet.put("AD", "rate", "AD", "decode", row=22, col=4)
-    sheet.put("y_hat", "signal", rf"$\hat{{y}}$: {_size(M, 16)}", row=22, **right)
     sheet.put("h_a", "rate", "hyper-analysis $h_a$", *_chain_text(model.h_a), row=23, **left)
     sheet.put("entropy parameters", "rate", "entropy parameters",
               " → ".join(str(n) for n in (entropy[0].in_channels, *(m.out_channels for m in entropy))),
-              "1×1 convs: mean, scale" + (" + bias($q$)" if c.variable_rate else ""), row=23, col=3, to=4)
+              f"{_kernel(entropy[0])}: mean, scale", *(["+ bias($q$)"] if c.variable_rate else []), row=23, col=3, to=4)
     sheet.put("context", "rate", "context model", f"masked {_conv(model.context_prediction)}", row=23, **right)
     sheet.put("z coder", "rate", r"$z$: $Q$, AE, AD, $\hat{z}$", "factorized prior",
               _size(model.entropy_bottleneck.channels, 64), row=24, **left)
@@ -250,23 +252,22 @@ def cfrm(model: AINN) -> Diagram:
 
     With MS-CFRM on, its blocks stand beside them. With CFRM (or the squeeze) off: what stands in.
     """
-    c, M = _check(model).config, _latent(model)
+    c, M = _config_and_latent(model)
     sheet = _Sheet("CFRM, the channel feature recovery module", lanes=dict.fromkeys((1, 4, 9, 12), 0.15))
     C = _channels(model.levels[-1])
-    depth = max(len(model.cfrm.low.layers) if c.squeeze and c.cfrm else 0, len(model.ms_cfrm.low.layers) if c.ms_cfrm else 0)
     if c.ms_cfrm:
         sheet.put("heading", "heading", "(a) CFRM", row=0, col=0, to=5)
         sheet.put("MS heading", "heading", "(b) MS-CFRM, at a middle scale (our reading)", row=0, col=8, to=13)
-    sheet.put("y_hat", "signal", rf"$\hat{{y}}$: {_size(M, 16)}", row=3, col=0, to=5)
+    sheet.put("y_hat", "signal", rf"$\hat{{y}}$: {_size(M, 16)}", row=1, col=0, to=5)
     if not (c.squeeze and c.cfrm):
         sheet.put("copy", "off", *(("CFRM off", f"copied to all {2 * C // M} groups, {C // M} in each branch") if c.squeeze
                                    else ("squeeze off", f"cut into two halves of {C} channels")), row=4, col=0, to=5)
         sheet.link("y_hat", "copy")
     for side, branch in enumerate(("low", "high")):
         out = f"u {branch}"
-        sheet.put(out, "signal", rf"$\hat{{u}}_{'LH'[side]}$: {_size(C, 16)}", row=7 + 2 * depth, col=3 * side, to=3 * side + 2)
+        sheet.put(out, "signal", rf"$\hat{{u}}_{'LH'[side]}$: {_size(C, 16)}", row=99, col=3 * side, to=3 * side + 2)
         if c.squeeze and c.cfrm:
-            _dense_block(sheet, getattr(model.cfrm, branch), branch, "y_hat", 3, 3 * side, depth)
+            _dense_block(sheet, getattr(model.cfrm, branch), branch, "y_hat", 3 * side)
             sheet.link(f"{branch} sum", out)
         else:
             sheet.link("copy", out, at=3 * side + 1)
@@ -274,62 +275,61 @@ def cfrm(model: AINN) -> Diagram:
             block, col, name = getattr(model.ms_cfrm, branch), 8 + 3 * side, f"MS {branch}"
             v, shuffled = block.fuse.out_channels, _inputs(block) - block.fuse.out_channels
             if side == 0:
-                sheet.put("y shuffled", "signal", rf"$y'$: {_size(shuffled, 8)}, pixel-shuffled $\hat{{y}}$", row=1, col=8, to=13)
-            sheet.put(f"{name} v", "signal", "$v$", f"{v} ×", _at(8), row=2, col=col + 2)
+                sheet.put("y shuffled", "signal", rf"$y$′: {_size(shuffled, 8)}, pixel-shuffled $\hat{{y}}$",
+                          row=1, col=8, to=13)
+            sheet.put(f"{name} v", "signal", f"$v_{'LH'[side]}$", f"{v} ×", _at(8), row=2, col=col + 2)
             sheet.put(f"{name} in", "fixed", f"concat: {v} + {shuffled}", row=3, col=col, to=col + 1)
-            sheet.put(f"{name} out", "signal", f"$v$: {_size(v, 8)}", row=7 + 2 * depth, col=col, to=col + 2)
+            sheet.put(f"{name} out", "signal", f"$v_{'LH'[side]}$′: {_size(v, 8)}", row=99, col=col, to=col + 2)
             sheet.link("y shuffled", f"{name} in", at=col)
             sheet.link(f"{name} v", f"{name} in", route="hv", at=col + 1)
-            _dense_block(sheet, block, name, f"{name} in", 3, col, depth)
+            _dense_block(sheet, block, name, f"{name} in", col)
             sheet.link(f"{name} v", f"{name} sum", at=col + 2)
             sheet.link(f"{name} sum", f"{name} out")
     return sheet.finish()
 
 
-def _dense_block(sheet: "_Sheet", block: ResidualDenseBlock, name: str, source: str, row: int, col: int, depth: int) -> None:
-    """One residual dense block below ``source``: convolutions in ``col``, the way past them in the next, skip in the third."""
+def _dense_block(sheet: "_Sheet", block: ResidualDenseBlock, name: str, source: str, col: int) -> None:
+    """A residual dense block below ``source``: convolutions in ``col``, the way past them in the next, skip in the third."""
     above = source
     for i, conv in enumerate(block.layers, start=1):
-        sheet.put(f"{name} conv {i}", "cfrm", f"conv {conv.kernel_size[0]}×{conv.kernel_size[1]}",
-                  f"{conv.in_channels} → {conv.out_channels}", "ReLU", row=row + 2 * i - 1, col=col)
+        sheet.put(f"{name} conv {i}", "cfrm", *_lines(conv), "ReLU", row=2 * i + 2, col=col)
         sheet.put(f"{name} concat {i}", "fixed", f"concat: {conv.in_channels} + {conv.out_channels}",
-                  row=row + 2 * i, col=col, to=col + 1)
+                  row=2 * i + 3, col=col, to=col + 1)
         sheet.link(above, f"{name} conv {i}", f"{name} concat {i}", at=col)
         sheet.link(above, f"{name} concat {i}", at=col + 1)
         above = f"{name} concat {i}"
-    last = row + 2 * depth + 1  # one row for all blocks, also where their numbers of layers differ
-    sheet.put(f"{name} fuse", "cfrm", "conv 1×1", f"{block.fuse.in_channels} → {block.fuse.out_channels}",
-              *(["starts at 0"] if block.skip is None else []), row=last, col=col)
-    sheet.put(f"{name} sum", "fixed", "+", row=last + 1, col=col, to=col + 2)
+    sheet.put(f"{name} fuse", "cfrm", *_lines(block.fuse), *(["starts at 0"] if block.skip is None else []), row=97, col=col)
+    sheet.put(f"{name} sum", "fixed", "+", row=98, col=col, to=col + 2)
     sheet.link(above, f"{name} fuse", f"{name} sum", at=col)
     if block.skip is not None:
-        sheet.put(f"{name} skip", "cfrm", "conv 1×1", f"{block.skip.in_channels} → {block.skip.out_channels}", row=last, col=col + 2)
+        sheet.put(f"{name} skip", "cfrm", *_lines(block.skip), row=97, col=col + 2)
         sheet.link(source, f"{name} skip", f"{name} sum", at=col + 2)
 
 
 def fdsm(model: AINN) -> Diagram:
     """The paper's FDSM figure: decomposition into the two branches, and synthesis with the mask net. Off: what stands in."""
-    c = _check(model).config
-    sheet = _Sheet("FDSM, the frequency decomposition and synthesis module", lanes={0: 0.15, 2: 0.62, 4: 0.15, 5: 0.15, 6: 0.2})
+    (c, _), image = _config_and_latent(model), _image(model)
+    sheet = _Sheet("FDSM, the frequency decomposition and synthesis module",
+                   lanes={0: 0.15, 2: 0.62, 4: 0.15, 5: 0.15, 6: 0.2})
     sheet.put("D heading", "heading", "(a) FDSM-D", row=0, col=0, to=5)
     sheet.put("S heading", "heading", "(b) FDSM-S", row=0, col=7, to=8)
-    sheet.put("x", "signal", f"$x$: {_size(3, 1)}", row=1, col=0, to=5)
-    sheet.put("x_L", "signal", f"$x_L$: {_size(3, 1)}", row=9, col=0, to=2)
-    sheet.put("x_H", "signal", f"$x_H$: {_size(3, 1)}", row=9, col=3, to=5)
+    sheet.put("x", "signal", f"$x$: {image}", row=1, col=0, to=5)
+    sheet.put("x_L", "signal", f"$x_L$: {image}", row=9, col=0, to=2)
+    sheet.put("x_H", "signal", f"$x_H$: {image}", row=9, col=3, to=5)
     top, blend = ["x"], ["x_hat"]
     if c.input_offset:
         sheet.put("offset", "fixed", f"− {c.input_offset:g}", row=2, col=0, to=5)
         sheet.put("offset back", "fixed", f"+ {c.input_offset:g}", row=2, col=8)
         sheet.link("x", "offset")
         top, blend = ["offset"], ["offset back", "x_hat"]
-    sheet.put("x_hat", "signal", rf"$\hat{{x}}$: {_size(3, 1)}", row=1, col=8)
-    sheet.put("branches", "signal", r"$\hat{x}_L$, $\hat{x}_H$", f"{_size(3, 1)} each", row=3, col=7)
+    sheet.put("x_hat", "signal", rf"$\hat{{x}}$: {image}", row=1, col=8)
+    sheet.put("branches", "signal", r"$\hat{x}_L$, $\hat{x}_H$", f"{image} each", row=3, col=7)
     if not c.fdsm:
         sheet.put("copy", "off", "FDSM off", "$x_L = x_H = x$", row=3, col=0, to=5)
         sheet.link(*top, "copy")
         sheet.link("copy", "x_L")
         sheet.link("copy", "x_H")
-        sheet.put("mean", "off", "FDSM off", r"$\frac{1}{2}(\hat{x}_L + \hat{x}_H)$", row=3, col=8)
+        sheet.put("mean", "off", "FDSM off", r"$(\hat{x}_L + \hat{x}_H) / 2$", row=3, col=8)
         sheet.link("branches", "mean", *blend)
         return sheet.finish()
 
@@ -341,20 +341,19 @@ def fdsm(model: AINN) -> Diagram:
     sheet.put("minus", "fixed", "$x$ − each of them", row=5, col=3, to=4)
     sheet.link("pools", "minus", at=3)
     sheet.link(top, "minus", at=4)
-    for path, above, col, lane, span in ((model.fdsm_d.low, "pools", 1, 0, (0, 2)), (model.fdsm_d.high, "minus", 3, 5, (3, 5))):
-        branch = "LH"[col == 3]
-        sheet.put(f"conv {branch}", "fdsm", *_conv(path.conv1x1, ": ").split(": "), f"LeakyReLU {path.activation.negative_slope:g}",
+    for branch, path, above, col, lane in (("L", model.fdsm_d.low, "pools", 1, 0), ("H", model.fdsm_d.high, "minus", 3, 5)):
+        sheet.put(f"conv {branch}", "fdsm", *_lines(path.conv1x1), f"LeakyReLU {path.activation.negative_slope:g}",
                   row=6, col=col)
         convs = [m for m in path.block.modules() if isinstance(m, nn.Conv2d)]
         sheet.put(f"block {branch}", "fdsm", "residual block", f"{len(convs)} × {_kernel(convs[0])},",
                   f"{convs[0].in_channels} → {convs[-1].out_channels}", row=7, col=col)
-        sheet.put(f"sum {branch}", "fixed", "+", row=8, col=span[0], to=span[1])
+        sheet.put(f"sum {branch}", "fixed", "+", row=8, col=min(col, lane), to=max(2, lane))
         sheet.link(above, f"conv {branch}", f"block {branch}", f"sum {branch}", at=col)
         sheet.link(top, f"sum {branch}", at=lane)
         sheet.link(f"sum {branch}", f"x_{branch}")
 
     mask = model.fdsm_s.masknet
-    sheet.put("blend", "fdsm", r"$m\,\hat{x}_L + (1 - m)\,\hat{x}_H$", row=3, col=8)
+    sheet.put("blend", "fixed", r"$m\,\hat{x}_L + (1 - m)\,\hat{x}_H$", row=3, col=8)
     sheet.put("concat", "fixed", f"concat: {mask.down[0].in_channels} channels", row=4, col=7)
     sheet.put("mask", "fdsm", _conv(mask.out), "sigmoid", f"$m$: {_size(mask.out.out_channels, 1)}", row=4, col=8)
     sheet.link("branches", "blend", *blend)
@@ -376,12 +375,6 @@ def fdsm(model: AINN) -> Diagram:
 # -- words read from the modules --------------------------------------------------------------------------------------
 
 
-def _check(model: AINN) -> AINN:
-    if not isinstance(model, AINN):
-        raise AINNError(f"a figure is drawn of an AINN, got {type(model).__name__}")
-    return model
-
-
 def _at(factor: int) -> str:
     return "H × W" if factor == 1 else f"H/{factor} × W/{factor}"
 
@@ -390,12 +383,20 @@ def _size(channels: int, factor: int) -> str:
     return f"{channels} × {_at(factor)}"
 
 
+def _image(model: AINN) -> str:
+    return _size(_channels(model.levels[0]) // 4, 1)
+
+
 def _kernel(conv: nn.Conv2d) -> str:
     return f"conv {conv.kernel_size[0]}×{conv.kernel_size[1]}"
 
 
-def _conv(conv: nn.Conv2d, between: str = ": ") -> str:
-    return f"{_kernel(conv)}{between}{conv.in_channels} → {conv.out_channels}"
+def _lines(conv: nn.Conv2d) -> tuple[str, str]:
+    return _kernel(conv), f"{conv.in_channels} → {conv.out_channels}"
+
+
+def _conv(conv: nn.Conv2d) -> str:
+    return ": ".join(_lines(conv))
 
 
 def _millions(module: nn.Module) -> str:
@@ -407,8 +408,10 @@ def _channels(level: Level) -> int:
     return level.conv1x1.weight.shape[0]
 
 
-def _latent(model: AINN) -> int:
-    return model.context_prediction.in_channels
+def _config_and_latent(model: AINN) -> tuple[AINNConfig, int]:
+    if not isinstance(model, AINN):
+        raise AINNError(f"a figure is drawn of an AINN, got {type(model).__name__}")
+    return model.config, model.context_prediction.in_channels
 
 
 def _inputs(block: ResidualDenseBlock) -> int:
@@ -418,10 +421,10 @@ def _inputs(block: ResidualDenseBlock) -> int:
 def _couplings(level: Level) -> str:
     if not level.couplings:
         return "no couplings"
-    half = level.couplings[0].from_b
+    n, half = len(level.couplings), level.couplings[0].from_b
     conv = (half.net if half.shared else half.G)[0]
     nets = "joint nets" if half.shared else "nets $G$, $H$"
-    return f"{len(level.couplings)} couplings, {nets} {conv.kernel_size[0]}×{conv.kernel_size[1]}, {conv.out_channels} wide"
+    return f"{n} coupling{'s' * (n > 1)}, {nets} {conv.kernel_size[0]}×{conv.kernel_size[1]}, {conv.out_channels} wide"
 
 
 def _block_text(block: ResidualDenseBlock) -> tuple[str, ...]:
@@ -436,9 +439,9 @@ def _net_text(net: nn.Module) -> tuple[str, ...]:
         down, up = ([[m for m in block if isinstance(m, nn.Conv2d)][-1].out_channels for block in part]
                     for part in ((net.inc, *net.down), net.up))
         return "U-Net", ", ".join(map(str, down)), "up " + ", ".join(map(str, up))
-    if isinstance(net, ResidualChain):
-        return "residual", f"{len(net.first)} blocks", f"{net.first[0].out_channels} wide"
-    return "dense", f"{len(net.blocks)} blocks", f"growth {net.blocks[0].layers[0].out_channels}"
+    inner = next(m for m in net.blocks.modules() if isinstance(m, nn.Conv2d)).out_channels
+    return ("dense" if isinstance(net.blocks[0], DenseBlock) else "residual",
+            f"{len(net.blocks)} blocks", f"{net.first.out_channels} wide, {inner} inside")
 
 
 def _chain_text(chain: nn.Module) -> tuple[str, str]:
@@ -456,7 +459,7 @@ def _chain_text(chain: nn.Module) -> tuple[str, str]:
 @lru_cache(maxsize=None)
 def _width(line: str, bold: bool = False, size: float = FONT) -> float:
     with plt.style.context(STYLE):
-        font = FontProperties(family="DejaVu Sans", weight="bold" if bold else "normal", size=size)
+        font = FontProperties(weight="bold" if bold else "normal", size=size)
         return text_to_path.get_text_width_height_descent(line, font, ismath="$" in line)[0] * POINT
 
 
@@ -567,18 +570,22 @@ def draw(diagram: Diagram, ax: Axes | None = None) -> Figure:
         ax: axes to paint into, all text scaled to fit; None makes a figure of the diagram's natural size.
     """
     with plt.style.context(STYLE):
-        if ax is None:  # the style's constrained layout is for plots: these axes fill the figure
-            ax = plt.figure(figsize=(diagram.width, diagram.height), layout="none").add_axes((0, 0, 1, 1))
+        if ax is None:
+            figure = plt.figure(figsize=(diagram.width, diagram.height))
+            figure.set_layout_engine("none")  # constrained layout is for plots; savefig forgets a layout="none"
+            ax = figure.add_axes((0, 0, 1, 1))
         frame = ax.get_window_extent().transformed(ax.figure.dpi_scale_trans.inverted())
         scale = min(frame.width / diagram.width, frame.height / diagram.height)
         ax.set(xlim=(0, diagram.width), ylim=(diagram.height, 0), aspect="equal")
         ax.axis("off")
         for arrow in diagram.arrows:
             style = "<|-|>" if arrow.both else "-" if arrow.weights else "-|>"
-            ax.add_patch(FancyArrowPatch(path=Line(arrow.points), arrowstyle=style, mutation_scale=6 * scale, color="#222222",
-                                         linewidth=0.7 * scale, linestyle="--" if arrow.weights else "-", shrinkA=0, shrinkB=0))
+            ax.add_patch(FancyArrowPatch(
+                path=Line(arrow.points), arrowstyle=style, mutation_scale=6 * scale, shrinkA=0, shrinkB=0, color="#222222",
+                linewidth=0.7 * scale, linestyle="--" if arrow.weights else "-"))
             if arrow.label:
-                (x0, y0), (x1, y1) = max(zip(arrow.points, arrow.points[1:], strict=False), key=_length)
+                (x0, y0), (x1, y1) = max(zip(arrow.points, arrow.points[1:], strict=False),
+                                           key=lambda part: abs(part[1][0] - part[0][0]) + abs(part[1][1] - part[0][1]))
                 upright = x0 == x1
                 ax.text((x0 + x1) / 2 + 0.04 * upright, (y0 + y1) / 2 - 0.02 * (not upright), arrow.label, gid="label",
                         fontsize=SMALL * scale, ha="left" if upright else "center", va="center" if upright else "bottom")
@@ -587,18 +594,13 @@ def draw(diagram: Diagram, ax: Axes | None = None) -> Figure:
     return ax.figure
 
 
-def _length(segment: tuple) -> float:
-    (x0, y0), (x1, y1) = segment
-    return abs(x1 - x0) + abs(y1 - y0)
-
-
 def _draw_box(ax: Axes, box: Box, scale: float) -> None:
     name, colour = KINDS[box.kind]
     if name:
         ax.add_patch(FancyBboxPatch(
-            (box.x + CORNER, box.y + CORNER), box.width - 2 * CORNER, box.height - 2 * CORNER, boxstyle=f"round,pad={CORNER}",
-            facecolor=to_rgba(colour, 0.3), edgecolor="#555555" if colour == "#FFFFFF" else colour, linewidth=0.9 * scale,
-            linestyle="--" if box.kind == "off" else "-"))
+            (box.x + CORNER, box.y + CORNER), box.width - 2 * CORNER, box.height - 2 * CORNER,
+            boxstyle=f"round,pad={CORNER}", facecolor=to_rgba(colour, 0.3), linewidth=0.9 * scale,
+            edgecolor="#555555" if colour == "#FFFFFF" else colour, linestyle="--" if box.kind == "off" else "-"))
     for i, line in enumerate(box.lines):
         left = box.kind == "heading"
         ax.text(box.x + PAD if left else box.centre[0], box.y + PAD + (i + 0.5) * LINE, line, gid=box.name,
@@ -613,17 +615,19 @@ def save_figures(model: AINN, folder: str | Path) -> list[Path]:
         AINNError: when the folder cannot be written to.
     """
     files = []
-    for name, figure in (("fig1_framework", framework), ("fig2_overview", overview), ("fig3_cfrm", cfrm), ("fig4_fdsm", fdsm)):
-        diagram = figure(model)
-        painted = draw(diagram)
-        try:
-            Path(folder).mkdir(parents=True, exist_ok=True)
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        for number, figure in enumerate((framework, overview, cfrm, fdsm), start=1):
+            diagram, pixels, name = figure(model), BytesIO(), f"fig{number}_{figure.__name__}"
+            painted = draw(diagram)
+            files += [Path(folder, f"{name}.png"), Path(folder, f"{name}.pdf")]
             with plt.style.context(STYLE):  # it also says how text gets into a PDF
-                for suffix, date in (("png", {}), ("pdf", {"CreationDate": None})):  # undated: the same bytes every time
-                    files.append(Path(folder, f"{name}.{suffix}"))
-                    painted.savefig(files[-1], metadata={"Title": diagram.title, **date})
-        except OSError as error:
-            raise AINNError(f"cannot write figures to {folder}: {error}") from None
-        finally:
+                painted.savefig(pixels, format="png")
+                # undated, so that the same network gives the same bytes
+                painted.savefig(files[-1], metadata={"Title": diagram.title, "CreationDate": None})
             plt.close(painted)
+            with Image.open(pixels) as image:  # flat colours: a palette saves two thirds
+                image.convert("RGB").quantize(256).save(files[-2], dpi=image.info["dpi"], optimize=True)
+    except OSError as error:
+        raise AINNError(f"cannot write figures to {folder}: {error}") from None
     return files

@@ -83,9 +83,9 @@ def _encode(o: argparse.Namespace) -> None:
     from . import codec
     from .weights import load_pretrained
 
-    image = open_image(o.image)
-    model = load_pretrained(o.model)
-    data = codec.encode(image, model, o.quality) if o.bpp is None else codec.encode_to_bpp(image, model, o.bpp)
+    with open_image(o.image) as image:
+        model = load_pretrained(o.model)
+        data = codec.encode(image, model, o.quality) if o.bpp is None else codec.encode_to_bpp(image, model, o.bpp)
     with whole_file(o.output) as file:
         file.write(data)
     about = codec.info(data)

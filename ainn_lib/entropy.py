@@ -18,6 +18,7 @@ CompressAI's frequency tables, 16 bits.
 
 import copy
 import functools
+import weakref
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
@@ -112,13 +113,16 @@ def decode(model: AINN, data: bytes, shape: tuple[int, ...], quality: float | No
 def wavefront(height: int, width: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """The steps of the wavefront: rows i and columns j of the positions with j + 3i = 0, 1, ..., rows ascending.
 
+    Their number is width + 3 (height - 1); less where the width is under 3, since steps without a position are left out.
+
     >>> [list(zip(i.tolist(), j.tolist())) for i, j in wavefront(2, 4)][3:5]
     [[(0, 3), (1, 0)], [(1, 1)]]
     """
     for step in range(width + 3 * (height - 1)):
         first = max(0, -(-(step - width + 1) // 3))
         i = np.arange(first, min(height - 1, step // 3) + 1)
-        yield i, step - 3 * i
+        if len(i):
+            yield i, step - 3 * i
 
 
 class FixedPointLayer:
@@ -351,6 +355,9 @@ def _pull(coder: object, indexes: np.ndarray, tables: list[_Table]) -> np.ndarra
     return result.reshape(indexes.shape)
 
 
+_coders = weakref.WeakKeyDictionary()  # not inside the model, so that models can still be copied and pickled
+
+
 @functools.cache
 def _raw_bits(count: int) -> object:
     return constriction.stream.model.Uniform(2**count)
@@ -389,7 +396,7 @@ def latent_coder(model: AINN) -> LatentCoder:
     """The model's `LatentCoder`, made again whenever its weights have changed: nobody has to call ``update``."""
     parts = (model.h_s, model.context_prediction, model.entropy_parameters, model.entropy_bottleneck)
     state = tuple((p.data_ptr(), p._version) for part in parts for p in part.parameters())
-    kept = model.__dict__.get("_latent_coder")
+    kept = _coders.get(model)
     if kept is None or kept[0] != state:
-        kept = model.__dict__["_latent_coder"] = (state, LatentCoder(model))
+        kept = _coders[model] = (state, LatentCoder(model))
     return kept[1]

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import weakref
 from dataclasses import asdict
 from pathlib import Path
 
@@ -17,6 +18,9 @@ from .model import AINN, AINNConfig
 
 DATA = Path(__file__).resolve().parent.parent / "data"
 _DERIVED = ("mask", "_offset", "_quantized_cdf", "_cdf_length", "target", "bound", "scale_table", "scale_bound", "num_batches_tracked")
+
+
+_identities = weakref.WeakKeyDictionary()
 
 
 def weight_folders() -> list[Path]:
@@ -37,14 +41,14 @@ def identity(model: AINN) -> str:
     """
     tensors = tensors_of(model)
     state = tuple((t.data_ptr(), t._version) for t in tensors.values())
-    kept = model.__dict__.get("_identity")
+    kept = _identities.get(model)
     if kept is None or kept[0] != state:
         digest = hashlib.sha256(json.dumps(asdict(model.config), sort_keys=True).encode())
         for key in sorted(tensors):
             digest.update(f"{key}{tuple(tensors[key].shape)}".encode())
             digest.update(tensors[key].detach().float().cpu().contiguous().numpy().tobytes())
         digest.update(latent_coder(model).table_bytes())
-        kept = model.__dict__["_identity"] = (state, digest.hexdigest()[:16])
+        kept = _identities[model] = (state, digest.hexdigest()[:16])
     return kept[1]
 
 

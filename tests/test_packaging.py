@@ -16,17 +16,17 @@ import ainn_lib
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-RANGES = [Requirement(text) for group in (PROJECT["project"]["dependencies"], *PROJECT["project"]["optional-dependencies"].values())
-          for text in group]
+EXTRAS = PROJECT["project"]["optional-dependencies"]
+RANGES = [Requirement(text) for texts in (PROJECT["project"]["dependencies"], *EXTRAS.values()) for text in texts]
 LOCK_LINES = [line for line in (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
               if line and not line.startswith("#")]
 LOCK = [Requirement(line) for line in LOCK_LINES]
 PLACES = [{"python_version": full[:4], "python_full_version": full, "sys_platform": platform}
           for full in ("3.11.2", "3.11.9", "3.12.1") for platform in ("linux", "darwin", "win32")]
-UNTRACKED = {".git", ".venv", "runs", "build", "__pycache__", ".pytest_cache", ".hypothesis", ".ipynb_checkpoints", ".ruff_cache"}
-PACKAGE_SERVER = re.compile(r"\b(?:pypi|pythonhosted|anaconda|pytorch|prefix)\.(?:org|com|dev)/(?:simple|whl|packages|channels)"
-                            r"|\b(?:test\.|upload\.|www\.)?pypi\.(?:python\.)?org\b|\bpythonhosted\.org\b|\bdownload\.pytorch\.org\b"
-                            r"|\bconda\.anaconda\.org\b|https?://\S+/simple\b")
+UNTRACKED = {".git", ".venv", "runs", "build", "__pycache__", ".pytest_cache", ".hypothesis", ".ipynb_checkpoints",
+             ".ruff_cache"}
+PACKAGE_SERVER = re.compile(r"\bpypi\.(?:python\.)?org\b|\bpythonhosted\.org\b|\bdownload\.pytorch\.org\b|\banaconda\.org\b"
+                            r"|https?://\S+/simple\b")
 PATH_OF_A_MACHINE = re.compile(r"(?<![\w.~:/-])/(?:home|root|work|Users)/\w|\b[A-Z]:\\+Users\\+\w")
 
 
@@ -172,7 +172,7 @@ def test_the_patterns_find_what_they_are_for():
         assert PACKAGE_SERVER.search("".join(parts)), parts
     for parts in (("see /ho", "me/me/x"), ('"/wo', 'rk/x"'), ("/Use", "rs/me"), ("C:\\Us", "ers\\me")):
         assert PATH_OF_A_MACHINE.search("".join(parts)), parts
-    for harmless in ("https://arxiv.org/abs/2408.17073", "data/work/x", "#!/usr/bin/env bash", "https://pytorch.org", ".venv/bin"):
+    for harmless in ("https://arxiv.org/abs/2408.17073", "data/work/x", "#!/usr/bin/env bash", "https://pytorch.org"):
         assert not PACKAGE_SERVER.search(harmless) and not PATH_OF_A_MACHINE.search(harmless)
 
 
@@ -184,6 +184,7 @@ import importlib.util, sys
 spec = importlib.util.spec_from_file_location("shim", sys.argv[1])
 shim = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(shim)
+assert "torchvision" in sys.modules
 import torch, torchvision
 print(shim.ensure_torchvision(), hasattr(torch.ops.torchvision, "nms"), len(shim._kept_alive), torchvision.__file__)
 """
@@ -218,12 +219,15 @@ def test_shim_declares_the_operators_that_are_missing(tmp_path):
         "sys.modules['torchvision.part'].seen = getattr(sys.modules['torchvision.part'], 'seen', 0) + 1\n"
         "if not (hasattr(torch.ops.torchvision, 'nms') and hasattr(torch.ops.torchvision, 'qnms')):\n"
         "    raise RuntimeError('operator torchvision::nms does not exist')\n"
-        "assert sys.tries == 2 and sys.modules['torchvision.part'].seen == 1, 'a half-imported part was handed out again'\n"))
+        "assert sys.tries == 2\n"
+        "assert sys.modules['torchvision.part'].seen == 1, 'a half-imported part was handed out again'\n"))
     assert result.stdout.split()[:3] == ["False", "True", "1"], result.stderr  # the second call finds nothing to do
 
 
 @pytest.mark.parametrize("error", ["RuntimeError('another trouble')", "ImportError('torchvision::nms is not importable')"])
 def test_shim_passes_other_errors_on(tmp_path, error):
-    result = with_torchvision(tmp_path, f"raise {error}\n")
+    """The fake fails once only: a shim that tried again would hide the error."""
+    source = f"import sys\nif not hasattr(sys, 'tried'):\n    sys.tried = True\n    raise {error}\n"
+    result = with_torchvision(tmp_path, source)
     assert result.returncode == 1 and not result.stdout
     assert result.stderr.splitlines()[-1] == error.replace("('", ": ").replace("')", "")

@@ -128,7 +128,7 @@ def framework(model: AINN) -> Diagram:
                   ("CFRM", "cfrm", f"CFRM\n{M} → {2 * C}\n{_millions(model.cfrm)}", 5) if c.cfrm
                   else ("CFRM", "off", f"CFRM off\ncopy\n{M} → {2 * C}", 5)]
     learned = [name for name, on in (("CFRM", c.squeeze and c.cfrm), ("MS-CFRM", c.ms_cfrm), ("PDM", c.pdm != "none")) if on]
-    remark = f"what the latent lost is learned by {', '.join(learned)}" if learned else "no module learns to repair it"
+    remark = f"trained to make up for the loss: {', '.join(learned)}" if learned else "nothing makes up for the loss"
     panel(6, "ainn", "(c) A-INN, approximately invertible", M, tuple(parts),
           f"$g_s(\\hat{{y}}) \\approx x$; {remark}.", f"{_millions(model)} parameters in all.")
     if c.ms_cfrm:
@@ -521,15 +521,13 @@ class _Sheet:
         return Diagram(self.title, tuple(boxes.values()), arrows, tuple(legend), right + MARGIN, y + LINE + 2 * PAD + MARGIN)
 
     def _gaps(self) -> tuple[dict[int, float], dict[int, float]]:
-        """Wider gaps where an arrow bears a label: after a column, and above a row."""
+        """Wider gaps where an arrow needs them: for its label after a column, for its way over the boxes above a row."""
         gap_x, gap_y = {}, {}
         for a, b, label, _, route, _, _ in self.links:
             (_, _, row, _, to), (_, _, row_b, _, to_b) = self.cells[a], self.cells[b]
             if route == "over":
                 gap_y[row] = GAP + 2 * LINE
-            elif label and row != row_b:
-                gap_y[max(row, row_b)] = GAP + LINE / 2
-            elif label:
+            elif label and row == row_b:
                 between = min(to, to_b)
                 gap_x[between] = max(gap_x.get(between, SIDE), _width(label, size=SMALL) + SIDE)
         return gap_x, gap_y

@@ -8,6 +8,13 @@ from torch import Tensor, nn
 POOLS = (3, 5, 7)
 
 
+def average_pool(x: Tensor, k: int) -> Tensor:
+    """Mean over k x k pixels, stride 1, same size, zero padding counted: first along columns, then along rows."""
+    x = x.contiguous()  # with three channels the channels_last pooling of PyTorch is many times slower
+    x = F.avg_pool2d(x, (k, 1), stride=1, padding=(k // 2, 0))
+    return F.avg_pool2d(x, (1, k), stride=1, padding=(0, k // 2))
+
+
 class FrequencyPath(nn.Module):
     """concat of three maps -> 1x1 conv 9 -> 3 -> LeakyReLU 0.2 -> residual block. Shapes: (B, 9, H, W) -> (B, 3, H, W)."""
 
@@ -38,7 +45,7 @@ class FDSMDecomposition(nn.Module):
         self.high = FrequencyPath()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        pools = [F.avg_pool2d(x, k, stride=1, padding=k // 2) for k in POOLS]
+        pools = [average_pool(x, k) for k in POOLS]
         low = self.low(torch.cat(pools, dim=1))
         high = self.high(torch.cat([x - pool for pool in pools], dim=1))
         return x + low, x + high

@@ -6,7 +6,9 @@ import json
 import math
 import os
 import time
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -190,12 +192,13 @@ def train(model: AINN, names: list[str], images: list[Tensor], validation: list[
         batch = fabric.to_device({key: torch.stack([s[key] for s in samples]) for key in samples[0]})
         quality = batch["quality"] if model.config.variable_rate else None
         lam = lagrangian(quality, model.config.lambdas) if quality is not None else torch.tensor(recipe.lam or model.config.lambdas[0])
-        losses = rd_loss(module(batch["x"], quality, noise=(batch["noise_y"], batch["noise_z"])), batch["x"], lam)
+        forward = partial(module, batch["x"], quality, noise=(batch["noise_y"], batch["noise_z"]))
+        losses = rd_loss(forward(), batch["x"], lam)
         optimizer.zero_grad()
         fabric.backward(losses["loss"])
         norm = torch.nn.utils.clip_grad_norm_([*transform, *entropy], recipe.clip)
         if not torch.isfinite(norm):
-            raise AINNError(f"training stopped at step {step}: {_first_not_finite(model)} is not finite")
+            raise AINNError(f"training stopped at step {step}: {_first_not_finite(model, forward)} is not finite")
         optimizer.step()
         values = {key: float(value.detach()) for key, value in losses.items()}
         log.add(step, values)
@@ -257,9 +260,20 @@ class _Log:
             writer.writerows(self.rows)
 
 
-def _first_not_finite(model: AINN) -> str:
-    for name, parameter in model.named_parameters():
-        for what, value in (("", parameter), ("gradient of ", parameter.grad)):
-            if value is not None and not torch.isfinite(value).all():
-                return what + name
-    return "loss"
+def _first_not_finite(model: AINN, forward: Callable[[], object]) -> str:
+    """Name of the first module whose output is not finite when ``forward`` runs once more, else of such a gradient."""
+    found: list[str] = []
+
+    def look(name: str, output: object) -> None:
+        if isinstance(output, Tensor) and not torch.isfinite(output).all():
+            found.append(name)
+
+    hooks = [module.register_forward_hook(lambda _, __, output, name=name: look(name, output))
+             for name, module in model.named_modules() if name]
+    with torch.no_grad():
+        forward()
+    for hook in hooks:
+        hook.remove()
+    gradients = [f"the gradient of {name}" for name, p in model.named_parameters()
+                 if p.grad is not None and not torch.isfinite(p.grad).all()]
+    return f"the output of {found[0]}" if found else (gradients or ["the loss"])[0]

@@ -28,7 +28,7 @@ CONFIGS = {
     "fdsm off, pdm none, ms_cfrm": ("paper", dict(fdsm=False, pdm="none", ms_cfrm=True)),
     "no squeeze": ("paper", dict(squeeze=False)),
     "ms_cfrm alone": ("tiny", dict(cfrm=False, ms_cfrm=True, pdm="dense", pdm_skip=True, couplings=(0, 1, 2, 10))),
-    "M = 96, deep": ("paper", dict(M=96, cfrm_layers=7, cfrm_growth=96, ms_cfrm=True, pdm="residual", variable_rate=True)),
+    "M = 96, deep": ("student", dict(M=96, cfrm_layers=7, cfrm_growth=96, ms_cfrm=True, pdm="residual")),
     "wide numbers": ("paper", dict(hidden=(1024, 2048, 4096, 4096), kernels=(11, 11, 11, 11), cfrm_layers=0, M=4,
                                    mask_widths=(1024, 1024, 2048), pdm_widths=((1024, 2048),) + ((1024, 1024, 2048),)
                                    + ((1024, 1024, 1024, 2048),))),
@@ -113,9 +113,8 @@ def test_the_way_through_the_overview_is_the_order_of_the_stages(name):
         stages = [stage.name.replace("channel squeeze", "squeeze") for stage in net.analysis_stages()]
         assert [box for box in walk("x", "y", ()) if box not in extra] == stages
         other = tuple(f"PDM {k} {'high' if branch == 'low' else 'low'}" for k in (2, 3, 4))
-        middle = ("MS-CFRM",) if net.config.variable_rate else ("context", "MS-CFRM")
         way = walk("y_hat", "CFRM", ("context", "MS-CFRM")) + walk("CFRM", "x_hat", other)[1:]
-        assert middle and [box.removesuffix(f" {branch}") for box in way if box not in extra] == [
+        assert [box.removesuffix(f" {branch}") for box in way if box not in extra] == [
             stage.name for stage in net.synthesis_stages()]
     for way in (("y", "Q", "AE", "AD"), ("y", "h_a", "z coder", "h_s", "entropy parameters", "AE"),
                 ("y_hat", "context", "entropy parameters", "AD")):
@@ -154,7 +153,8 @@ def test_the_authors_network():
     assert "12 couplings" in text(pictured["framework"], "ainn F")
     assert text(pictured["fdsm"], "up 2").startswith("concat, conv 3×3: 256 → 128")
     assert not any(box.kind == "off" for diagram in pictured.values() for box in diagram.boxes)
-    assert not any("gain" in box or "MS" in box or "offset" in box for diagram in pictured.values() for box in names(diagram))
+    shown = {box for diagram in pictured.values() for box in names(diagram)}
+    assert not any("gain" in box or "MS" in box or "offset" in box for box in shown)
 
 
 @everywhere
@@ -290,8 +290,7 @@ def test_text_fits_its_box_and_labels_touch_nothing(name):
         labels, lines = [], 0
         for artist in axes.texts:
             extent = artist.get_window_extent(renderer).transformed(axes.transData.inverted())
-            extent = Bbox.from_extents(*sorted((extent.x0, extent.x1)), *sorted((extent.y0, extent.y1)))
-            x0, x1, y0, y1 = extent.extents
+            (x0, x1), (y0, y1) = sorted(extent.intervalx), sorted(extent.intervaly)  # y grows downwards
             if artist.get_gid() == "label":
                 labels.append((artist.get_text(), Bbox.from_extents(x0, y0, x1, y1)))
                 continue
@@ -361,7 +360,8 @@ def test_drawing_leaves_the_callers_style_alone():
 def test_save_figures(tmp_path):
     files = save_figures(model("tiny"), tmp_path / "new" / "folder")
     assert [file.name for file in files] == [
-        f"{name}.{suffix}" for name in ("fig1_framework", "fig2_overview", "fig3_cfrm", "fig4_fdsm") for suffix in ("png", "pdf")]
+        f"{name}.{suffix}" for name in ("fig1_framework", "fig2_overview", "fig3_cfrm", "fig4_fdsm")
+        for suffix in ("png", "pdf")]
     for file, diagram in zip(files[::2], diagrams("tiny"), strict=True):
         with Image.open(file) as image:
             assert image.size == pytest.approx((200 * diagram.width, 200 * diagram.height), abs=1)
@@ -371,8 +371,7 @@ def test_save_figures(tmp_path):
     for file in files[1::2]:
         content = file.read_bytes()
         assert content.startswith(b"%PDF") and b"/Type3" not in content and b"/FontFile2" in content  # text stays text
-    again = save_figures(model("tiny"), tmp_path)
-    assert [file.read_bytes() for file in again] == [file.read_bytes() for file in files]
+        assert b"/CreationDate" not in content  # the same network, the same bytes
     assert not plt.get_fignums()
 
 

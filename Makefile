@@ -7,7 +7,7 @@ SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 .PHONY: help setup test reproduce clean
 
 help:
-	@echo "make reproduce   set up .venv, then make every number, figure and notebook again"
+	@echo "make reproduce   set up .venv, then run every notebook and draw every figure again"
 	@echo "make test        set up .venv, then run all tests"
 	@echo "make setup       set up .venv alone"
 	@echo "make clean       remove .venv and caches; runs/ stays"
@@ -20,11 +20,12 @@ test: setup
 reproduce: setup
 	$(VENV_PYTHON) -m ainn_lib.reproduce
 
-# .ready is written last. .begun is there while a set-up is under way: where one is found, the set-up before was cut short, and
-# .venv is made anew. A whole .venv of a suitable Python is kept and brought to the lock (so a CPU-only torch in it stays).
+# .ready is written last. .begun is there while a set-up is under way: where one is found, the set-up before was cut short,
+# and .venv is made anew. A whole .venv of a suitable Python is kept and brought to the lock (a CPU-only torch in it stays).
 .venv/.ready: requirements.lock pyproject.toml
 	@rm -f .venv/.ready
-	@if [ -e .venv/.begun ] || ! $(VENV_PYTHON) -c "$(SUITABLE)" 2>/dev/null || ! $(VENV_PYTHON) -m pip --version >/dev/null 2>&1; then \
+	@if [ -e .venv/.begun ] || ! $(VENV_PYTHON) -c "$(SUITABLE)" 2>/dev/null || \
+	    ! $(VENV_PYTHON) -m pip --version >/dev/null 2>&1; then \
 	    found=; \
 	    for candidate in $(CANDIDATES); do \
 	        if "$$candidate" -c "$(SUITABLE)" 2>/dev/null; then found=$$candidate; break; fi; \
@@ -43,4 +44,5 @@ reproduce: setup
 
 clean:
 	rm -rf .venv build *.egg-info .pytest_cache .hypothesis .ruff_cache
-	find . \( -path ./.git -o -path ./runs \) -prune -o -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
+	find . \( -path ./.git -o -path ./runs \) -prune -o \
+	    -type d \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +

@@ -303,7 +303,11 @@ class AINN(CompressionModel):
             round(y - mean) + mean (`codec.reconstruct` gives that one).
         """
         gain, inverse_gain, bias = self.gains(quality, x.shape[0])
-        y = self.g_a(x) * gain
+        y_hat, likelihoods = self.quantize(self.g_a(x) * gain, bias, noise)
+        return {"x_hat": self.g_s(y_hat * inverse_gain), "likelihoods": likelihoods}
+
+    def quantize(self, y: Tensor, bias: Tensor, noise: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
+        """The entropy model's part of `forward`: latent with its gain -> quantized latent, likelihoods of y and z."""
         z = self.h_a(y)
         noise_y, noise_z = noise or (torch.rand_like(y) - 0.5, torch.rand_like(z) - 0.5)
         z_hat, z_likelihoods = self._hyper_latent(z, noise_z)
@@ -317,15 +321,14 @@ class AINN(CompressionModel):
             context = self.context_prediction(_round_through(y, means))
             scales, means = self.gaussian_parameters(hyper, context, bias)
             y_hat = _round_through(y, means)
-        y_rate = y + noise_y if self.training else y
-        _, y_likelihoods = self._gaussian_likelihood(y_rate, scales, means)
-        return {"x_hat": self.g_s(y_hat * inverse_gain), "likelihoods": {"y": y_likelihoods, "z": z_likelihoods}}
+        y_likelihoods = self._gaussian_likelihood(y + noise_y if self.training else y, scales, means)
+        return y_hat, {"y": y_likelihoods, "z": z_likelihoods}
 
-    def _gaussian_likelihood(self, y: Tensor, scales: Tensor, means: Tensor) -> tuple[Tensor, Tensor]:
+    def _gaussian_likelihood(self, y: Tensor, scales: Tensor, means: Tensor) -> Tensor:
         if not self.training:
-            return self.gaussian_conditional(y, scales, means, training=False)
-        gaussian = self.gaussian_conditional  # the noise is already in y: drawing it again is what `forward` would do
-        return y, gaussian.likelihood_lower_bound(gaussian._likelihood(y, scales, means))
+            return self.gaussian_conditional(y, scales, means, training=False)[1]
+        gaussian = self.gaussian_conditional  # the noise is already in y: `forward` would draw it again
+        return gaussian.likelihood_lower_bound(gaussian._likelihood(y, scales, means))
 
     def _hyper_latent(self, z: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         bottleneck = self.entropy_bottleneck

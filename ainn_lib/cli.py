@@ -61,7 +61,6 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--data", required=True, type=Path, help="folder of photos")
     train.add_argument("--out", required=True, type=Path, help="folder of the run: checkpoint, log, weights")
     train.add_argument("--steps", type=int, required=True)
-    train.add_argument("--entropy-steps", type=int, default=0, help="afterwards, steps of the entropy model alone")
     train.add_argument("--batch", type=int, default=4)
     train.add_argument("--patch", type=int, default=128)
     train.add_argument("--lr", type=float, default=5e-4)
@@ -126,7 +125,7 @@ def _info(o: argparse.Namespace) -> None:
 def _train(o: argparse.Namespace) -> None:
     from .train import Recipe, train_preset
 
-    recipe = Recipe(steps=o.steps, entropy_steps=o.entropy_steps, batch=o.batch, patch=o.patch, lr=o.lr, seed=o.seed)
+    recipe = Recipe(steps=o.steps, batch=o.batch, patch=o.patch, lr=o.lr, seed=o.seed)
     print(f"weights: {train_preset(o.preset, o.data, recipe, o.out)}")
 
 

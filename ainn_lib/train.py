@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from PIL import Image
-from torch import Tensor, nn
+from torch import Tensor
 from tqdm import tqdm
 
 from .errors import AINNError
@@ -45,7 +45,6 @@ class Recipe:
     seed: int = 0
     validate_every: int = 500
     save_every: int = 100
-    entropy_steps: int = 0  #: afterwards, steps of the entropy model alone; see `refine_entropy`
 
 
 def load_photos(folder: str | Path, smallest: int = 128) -> tuple[list[str], list[Tensor]]:
@@ -136,16 +135,11 @@ def train_preset(preset: str, data: str | Path, recipe: Recipe, out: str | Path)
     if not (out / "checkpoint.pt").exists():
         start_as_linear_codec(model, images)
     train(model, names, images, validation, recipe, out)
-    refined = {}
-    if recipe.entropy_steps:
-        before = validate(model, validation, recipe.lam)
-        refine_entropy(model, images, recipe)
-        refined = {"before_refinement": before, "after_refinement": validate(model, validation, recipe.lam)}
     facts = {
         "preset": preset, "recipe": asdict(recipe), "photos": len(names), "data": Path(data).name,
         "data_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest(),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "log": list(csv.DictReader((out / "log.csv").open())), **refined, **provenance(),
+        "log": list(csv.DictReader((out / "log.csv").open())), **provenance(),
     }
     return save_pretrained(model, out / "weights" / preset, facts)
 
@@ -216,58 +210,6 @@ def train(model: AINN, names: list[str], images: list[Tensor], validation: list[
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done, "minutes": spent}
             torch.save(state, checkpoint.with_suffix(".new"))
             os.replace(checkpoint.with_suffix(".new"), checkpoint)  # a kill leaves the old one or the new one, whole
-    model.entropy_bottleneck._update_quantiles()
-    model.update(force=True)
-    return model.eval()
-
-
-def refine_entropy(model: AINN, images: list[Tensor], recipe: Recipe, progress: bool = True) -> AINN:
-    """Train the entropy model alone, for the rate, with transform and gains fixed: about five times as fast a step.
-
-    Joint training from the linear codec tends to let the hyperprior fall asleep: at first the context model explains the
-    latents better than a random hyper-latent can, and the rate of z then pays for nothing. So hyper-analysis and -synthesis
-    start afresh here, with z at a standard deviation of 2, and have time to become useful.
-    """
-    model.to(memory_format=torch.channels_last).train()
-    generator = torch.Generator().manual_seed(recipe.seed)
-    c = model.config
-    for net in (model.h_a, model.h_s):
-        for conv in (m for m in net.modules() if isinstance(m, nn.Conv2d)):
-            bound = 1 / math.sqrt(conv.weight[0].numel())
-            for parameter in (conv.weight, conv.bias):
-                parameter.data.uniform_(-bound, bound, generator=generator)
-    first = model.entropy_parameters[0].weight.data[:, : c.hyper_out]
-    first.uniform_(-1, 1, generator=generator).div_(math.sqrt(c.hyper_out + c.context_out))
-
-    def draw(step: int, batch: int) -> tuple[Tensor, Tensor | None, tuple[Tensor, Tensor]]:
-        samples = [draw_sample(images, c, recipe, step, index) for index in range(batch)]
-        stacked = {key: torch.stack([s[key] for s in samples]) for key in samples[0]}
-        quality = stacked["quality"] if c.variable_rate else None
-        with torch.no_grad():
-            y = model.g_a(stacked["x"]) * model.gains(quality, batch)[0]
-        return y, quality, (stacked["noise_y"], stacked["noise_z"])
-
-    with torch.no_grad():
-        model.h_a[-1].bias.zero_()
-        model.h_a[-1].weight *= 2 / model.h_a(draw(recipe.steps, 16)[0]).std()
-    parts = (model.h_a, model.h_s, model.context_prediction, model.entropy_parameters, model.entropy_bottleneck)
-    parameters = [p for part in parts for name, p in part.named_parameters() if name != "quantiles"]
-    if c.variable_rate:
-        parameters.append(model.rate_control.bias)
-    optimizer = torch.optim.Adam(parameters, recipe.entropy_lr)
-    for step in (bar := tqdm(range(recipe.entropy_steps), disable=not progress)):
-        optimizer.param_groups[0]["lr"] = recipe.entropy_lr * (0.01 + 0.495 * (1 + math.cos(math.pi * step / recipe.entropy_steps)))
-        if step % QUANTILES_EVERY == 0:
-            model.entropy_bottleneck._update_quantiles()
-        y, quality, noise = draw(recipe.steps + 1 + step, recipe.batch)
-        _, likelihoods = model.quantize(y, model.gains(quality, recipe.batch)[2], noise)
-        bits = {key: -torch.log2(p).sum() / (recipe.batch * recipe.patch**2) for key, p in likelihoods.items()}
-        optimizer.zero_grad()
-        sum(bits.values()).backward()
-        torch.nn.utils.clip_grad_norm_(parameters, recipe.clip)
-        optimizer.step()
-        if step % 50 == 0:
-            bar.set_postfix({key: round(float(value.detach()), 3) for key, value in bits.items()})
     model.entropy_bottleneck._update_quantiles()
     model.update(force=True)
     return model.eval()

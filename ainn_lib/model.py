@@ -236,7 +236,7 @@ class AINN(CompressionModel):
     def synthesis_stages(self) -> list[Stage]:
         """g_s as stages: CFRM, inverse levels 4-1 with MS-CFRM and PDM between them, FDSM-S. Maps in: y; out: x_hat."""
         c = self.config
-        stages = [Stage("CFRM", self.recover, reach=c.cfrm_layers if c.cfrm else 0)]
+        stages = [Stage("CFRM", self.recover, reach=c.cfrm_layers if c.cfrm and c.squeeze else 0)]
         for number in (4, 3, 2, 1):
             level = self.levels[number - 1]
             if number == 4 and c.ms_cfrm:

@@ -1,5 +1,6 @@
 """PDM, the progressive denoising module of the decoder: one per branch after the inverse of levels 4, 3 and 2."""
 
+import functools
 import math
 
 import torch
@@ -116,6 +117,9 @@ class DenseBlock(nn.Module):
         return 9 * (inner * (4 * width + 6 * inner) + width * (width + 4 * inner)) + 4 * inner + width
 
 
+BLOCKS = {"residual": ResidualBlock, "dense": DenseBlock}
+
+
 class Chain(nn.Module):
     """The residual and the dense PDM, our reading of what the paper draws: 3x3 conv -> blocks -> 3x3 conv.
 
@@ -145,20 +149,24 @@ def build_net(kind: str, channels: int, widths: tuple[int, ...], norm: bool = Tr
     """The net of one PDM. A chain gets the widths (two numbers close to each other) that match the U-Net's parameters."""
     if kind == "unet":
         return UNet(channels, widths, norm, align_corners)
-    block = {"residual": ResidualBlock, "dense": DenseBlock}[kind]
+    return Chain(BLOCKS[kind], channels, *_matched_widths(BLOCKS[kind], channels, widths, norm))
+
+
+@functools.cache
+def _matched_widths(block: type, channels: int, widths: tuple[int, ...], norm: bool) -> tuple[int, int]:
     with torch.device("meta"):  # sizes only: nothing is allocated or drawn
         target = count_parameters(UNet(channels, widths, norm))
-    best, width, limit = (float("inf"), 1, 1), 1, 2 * target
-    while Chain.count(block, channels, width, max(1, width // 2)) < limit:
+    best, width = (float("inf"), 1, 1), 1
+    while Chain.count(block, channels, width, max(1, width // 2)) < 2 * target:
         for inner in range(max(1, width // 2), 2 * width + 1):
             off = abs(Chain.count(block, channels, width, inner) / target - 1) + 0.01 * abs(math.log(inner / width))
             best = min(best, (off, width, inner))
         width += 1
-    return Chain(block, channels, *best[1:])
+    return best[1:]
 
 
 def count_parameters(module: nn.Module) -> int:
-    """Number of trainable values."""
+    """Number of values in the parameters, fixed ones included."""
     return sum(p.numel() for p in module.parameters())
 
 

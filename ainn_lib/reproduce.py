@@ -5,9 +5,13 @@ import time
 from pathlib import Path
 
 import nbformat
+import torch
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, DeadKernelError
 from tqdm import tqdm
+
+from .architecture import save_figures
+from .model import AINN
 
 ROOT = Path(__file__).resolve().parent.parent
 CELL_TIMEOUT = 900  # seconds
@@ -39,7 +43,9 @@ def widget_errors(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def main() -> int:
-    """Execute all notebooks in order (they draw the figures); returns the exit status."""
+    """Draw the figures of the architecture, execute all notebooks in order; returns the exit status."""
+    with torch.device("meta"):  # the drawings need the paper's sizes, not 863 MB of weights
+        save_figures(AINN(), ROOT / "figures")
     notebooks = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
     for path in (bar := tqdm(notebooks, unit="notebook")):
         bar.set_description(path.stem)

@@ -255,7 +255,7 @@ class _Log:
         self.rows.append({"step": step, "minutes": round(minutes, 2), **means, **validation})
         self.sums, self.count = {}, 0
         with self.path.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(self.rows[-1]))
+            writer = csv.DictWriter(file, list(self.rows[-1]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)
 

@@ -58,6 +58,15 @@ def test_identity_sees_weights_and_config():
     assert identity(twin) != identity(model)
 
 
+def test_a_used_model_can_be_copied_and_pickled(tiny):
+    import copy
+    import pickle
+
+    stream = codec.encode(PHOTO, tiny)
+    for twin in (copy.deepcopy(tiny), pickle.loads(pickle.dumps(tiny))):
+        assert codec.encode(PHOTO, twin) == stream
+
+
 def test_what_is_stored_is_all_that_is_needed(tiny):
     stored = tensors_of(tiny)
     assert not any("cdf" in key or key.endswith("mask") for key in stored)

@@ -170,7 +170,7 @@ def overview(model: AINN) -> Diagram:
     above, above_back = "FDSM-D", ["FDSM-S", "FDSM-S"]
     for number, level in enumerate(model.levels, start=1):
         row, name, back, C = 4 * number, f"level {number}", f"inverse level {number}", _channels(level)
-        fixed = "" if level.conv1x1.weight.requires_grad else "fixed "
+        fixed = "" if c.trainable_1x1[number - 1] else "fixed "
         sheet.put(name, "core", f"level {number}: {_size(C, 2**number)}", f"squeeze ×2, {fixed}1×1 conv {C} × {C}",
                   _couplings(level), row=row, **left)
         sheet.put(back, "core", f"inverse level {number}: {_size(C // 4, 2 ** (number - 1))}",

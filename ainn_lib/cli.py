@@ -53,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     decode.add_argument("output", type=Path)
     decode.add_argument("--model", help="name or path of weights (default: those the file names)")
 
+    decode.add_argument("--bf16", action="store_true", help="convolutions in bfloat16: for processors that have it; not bit-exact")
+
     info = command("info", _info, "what the header of an .ainn file says")
     info.add_argument("file", type=Path)
 
@@ -103,7 +105,7 @@ def _decode(o: argparse.Namespace) -> None:
     kind = Image.registered_extensions().get(o.output.suffix.lower())
     if kind not in Image.SAVE:
         raise AINNError(f"{o.output.name}: no image format is known by this ending; try .png")
-    image = codec.decode(data, load_pretrained(o.model) if o.model else None)
+    image = codec.decode(data, load_pretrained(o.model) if o.model else None, o.bf16)
     try:
         with whole_file(o.output) as file:
             image.save(file, kind, icc_profile=image.info.get("icc_profile"))

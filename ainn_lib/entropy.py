@@ -220,6 +220,7 @@ class LatentCoder:
 
         def choose(positions: Tensor, indexes: np.ndarray, means: Tensor) -> Tensor:
             chosen = torch.round(rows[positions] - means * UNIT).clamp(-_LARGEST_SYMBOL, _LARGEST_SYMBOL)
+            chosen += 0.0  # -0 becomes 0, as the decoder has it: the latents agree in every bit
             records.append(_Record(chosen.numpy(), indexes, self.y_tables))
             return chosen
 

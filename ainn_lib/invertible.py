@@ -66,10 +66,15 @@ class InvertibleConv1x1(nn.Module):
         self._cached = (None, None)
 
     def forward(self, u: Tensor) -> Tensor:
-        return F.conv2d(u, self.weight[:, :, None, None])
+        return self._product(self.weight, u)
 
     def inverse(self, v: Tensor) -> Tensor:
-        return F.conv2d(v, self.inverse_weight()[:, :, None, None])
+        return self._product(self.inverse_weight(), v)
+
+    @staticmethod
+    def _product(matrix: Tensor, v: Tensor) -> Tensor:
+        with torch.autocast(v.device.type, enabled=False):  # a rotation in bfloat16 would be none: W⁻¹W is off by a percent
+            return F.conv2d(v.to(matrix.dtype), matrix[:, :, None, None])
 
     def inverse_weight(self) -> Tensor:
         """W⁻¹ in the dtype of W, (C, C)."""

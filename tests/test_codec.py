@@ -51,6 +51,13 @@ def test_a_photo_survives(tiny):
     assert codec.info(stream).bytes == len(stream)
 
 
+def test_bfloat16_is_opt_in_and_close(tiny):
+    stream = codec.encode(SMALL, tiny, 5)
+    exact, fast = codec.decode(stream, tiny), codec.decode(stream, tiny, bf16=True)
+    assert exact.tobytes() != fast.tobytes()
+    assert abs(psnr(SMALL, exact) - psnr(SMALL, fast)) < 0.1
+
+
 def test_a_higher_quality_is_larger_and_better(tiny):
     streams = [codec.encode(SMALL, tiny, q) for q in (1, 2.5, 4, 6, 8)]
     assert all(len(a) < len(b) for a, b in zip(streams, streams[1:], strict=False))

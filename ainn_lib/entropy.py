@@ -12,8 +12,9 @@ instruction set; what follows it (LeakyReLU, rounding) is one correctly rounded 
 index and, since means lie on the grid too, the latents: identical everywhere. Pixels agree within 1/255 where the float32
 synthesis differs from one machine to another.
 
-The coder is constriction's ANS coder (memory-safe: a forged payload decodes to wrong symbols, never past a buffer), with
-CompressAI's frequency tables, 16 bits.
+The coder is constriction's ANS coder with CompressAI's frequency tables, 16 bits. It is memory-safe (a forged payload decodes to
+wrong symbols, never past a buffer), and it keeps its tables: for the 141 steps of a 768x512 photo it took 0.03 s here, CompressAI's
+`RansDecoder`, which converts all tables at every call, 0.37 s.
 """
 
 import copy

@@ -73,7 +73,8 @@ class InvertibleConv1x1(nn.Module):
 
     @staticmethod
     def _product(matrix: Tensor, v: Tensor) -> Tensor:
-        with torch.autocast(v.device.type, enabled=False):  # a rotation in bfloat16 would be none: W⁻¹W is off by a percent
+        device = "cpu" if v.is_meta else v.device.type  # meta tensors (sizes without values) know no autocast
+        with torch.autocast(device, enabled=False):  # a rotation in bfloat16 would be none: W⁻¹W is off by a percent
             return F.conv2d(v.to(matrix.dtype), matrix[:, :, None, None])
 
     def inverse_weight(self) -> Tensor:

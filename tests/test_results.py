@@ -41,6 +41,13 @@ def test_the_committed_benchmark_holds_what_is_claimed():
             assert result["ratios"]["decode"] >= 1.6
 
 
+def test_bfloat16_synthesis_loses_nothing_that_counts(tiny):
+    facts = measured("tiny_bf16")
+    changes = [row["psnr_bf16"] - row["psnr_float32"] for row in facts["results"]]
+    assert facts["identity"] == identity(tiny) and len(changes) == 24
+    assert sum(changes) / 24 == pytest.approx(facts["mean_change_db"]) and facts["mean_change_db"] > -0.02
+
+
 def test_the_readmes_numbers_are_the_measured_ones():
     for point in measured("tiny_kodak")["results"]:
         if point["quality"] in (1, 4, 5, 8):

@@ -1,7 +1,8 @@
-"""The command ``ainn``: encode, decode, info, train, benchmark."""
+"""The command ``ainn``: encode, decode, info, train, evaluate, benchmark, data."""
 
 import argparse
 import contextlib
+import json
 import os
 import sys
 import tempfile
@@ -66,11 +67,36 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--batch", type=int, default=4)
     train.add_argument("--patch", type=int, default=128)
     train.add_argument("--lr", type=float, default=5e-4)
+    train.add_argument("--hold", type=float, default=0.3, help="part of the steps before the decay of the learning rate")
+    train.add_argument("--start", metavar="WEIGHTS", help="go on from trained weights of the same shape")
     train.add_argument("--seed", type=int, default=0)
+
+    judge = command("evaluate", _evaluate, "measure rate and distortion of codecs and weights on images: one JSON file each")
+    judge.add_argument("--dataset", required=True, metavar="NAME|DIR", help="kodak, embedded, ... or a folder of your own images")
+    judge.add_argument("--codec", nargs="+", default=[], metavar="NAME", help="classical codecs, or all")
+    judge.add_argument("--model", nargs="+", default=[], metavar="WEIGHTS", help="names or paths of weights")
+    judge.add_argument("--settings", nargs="+", type=_number, help="in place of the codec's own ladder")
+    judge.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="(default: %(default)s)")
+    judge.add_argument("--jobs", type=int, help="images measured side by side (default: one for each core)")
 
     bench = command("benchmark", _benchmark, "time the codec against CompressAI's serial loop")
     bench.add_argument("--output", type=Path, help="JSON file (default: figures/data/benchmark.json of the checkout)")
     bench.add_argument("--presets", nargs="+", default=["student", "paper"])
+
+    data = command("data", _data, "data sets: list, fetch or add one; draw dead leaves to train on")
+    actions = data.add_subparsers(dest="action", required=True, metavar="ACTION")
+    actions.add_parser("list", help="the data sets that are known, and what is here of each")
+    fetch = actions.add_parser("fetch", help="download a data set and verify it")
+    fetch.add_argument("name")
+    fetch.add_argument("--to", type=Path, metavar="DIR", help="folder for the images (default: in the data home)")
+    add = actions.add_parser("add", help="copy a folder, or the archive, of a data set into the data home, verified")
+    add.add_argument("name")
+    add.add_argument("folder", type=Path, metavar="DIR")
+    leaves = actions.add_parser("dead-leaves", help="draw training images with the statistics of photographs")
+    leaves.add_argument("folder", type=Path, metavar="DIR")
+    leaves.add_argument("--count", type=int, default=100)
+    leaves.add_argument("--size", type=int, default=256)
+    leaves.add_argument("--seed", type=int, default=0)
     return parser
 
 
@@ -127,14 +153,53 @@ def _info(o: argparse.Namespace) -> None:
 def _train(o: argparse.Namespace) -> None:
     from .train import Recipe, train_preset
 
-    recipe = Recipe(steps=o.steps, batch=o.batch, patch=o.patch, lr=o.lr, seed=o.seed)
-    print(f"weights: {train_preset(o.preset, o.data, recipe, o.out)}")
+    recipe = Recipe(steps=o.steps, batch=o.batch, patch=o.patch, lr=o.lr, entropy_lr=2 * o.lr, hold=o.hold, seed=o.seed)
+    print(f"weights: {train_preset(o.preset, o.data, recipe, o.out, o.start)}")
+
+
+def _evaluate(o: argparse.Namespace) -> None:
+    from . import data
+    from .codecs import CODECS
+    from .evaluate import embedded, evaluate, workers
+
+    if not o.codec and not o.model:
+        raise AINNError("nothing to measure: name codecs (--codec jpeg webp) or weights (--model tiny)")
+    with contextlib.ExitStack() as stack:
+        if o.dataset == "embedded":
+            images = embedded(stack.enter_context(tempfile.TemporaryDirectory()))
+        else:
+            images = data.images(o.dataset)
+        pool = stack.enter_context(workers(o.jobs))
+        wanted = [("codec", name) for name in (CODECS if o.codec == ["all"] else o.codec)]
+        for kind, name in [*wanted, *(("model", name) for name in o.model)]:
+            output = o.out / f"{Path(o.dataset).name}-{Path(name).stem}.json"
+            evaluate(images, Path(o.dataset).name, kind, name, output, o.settings, pool)
+            results = json.loads(output.read_text())["results"]
+            print(f"{output}:")
+            for setting, bpp, psnr in zip(results["setting"], results["bpp"], results["psnr-rgb"], strict=True):
+                print(f"    {setting:6g}  {bpp:.3f} bpp  {'lossless' if psnr is None else f'{psnr:.2f} dB'}")
 
 
 def _benchmark(o: argparse.Namespace) -> None:
     from .benchmark import benchmark
 
     print(f"written: {benchmark(o.presets, o.output)}")
+
+
+def _data(o: argparse.Namespace) -> None:
+    from . import data
+
+    if o.action == "list":
+        for known in data.DATASETS.values():
+            print(data.holding(known.name))
+            print(f"    {known.title}, for {known.purpose}; {known.sizes}; {known.licence}; {known.homepage}")
+    elif o.action == "dead-leaves":
+        from .dead_leaves import write_dead_leaves
+
+        print(f"{write_dead_leaves(o.folder, o.count, o.size, o.seed)}: {o.count} images")
+    else:
+        held = data.fetch(o.name, o.to) if o.action == "fetch" else data.add(o.name, o.folder)
+        print(f"{held}\nin {held.folder}")
 
 
 def open_image(path: Path):

@@ -1,12 +1,24 @@
-"""Measured rate and distortion of trained weights: real files, 8-bit decoded images.
+"""Measured rate and distortion of any codec, classical or ours: one protocol, real files, 8-bit decoded images.
 
 The protocol: a point is the mean over images of each image's bits per pixel (bytes of the whole file) and of each image's PSNR
-between the 8-bit RGB original and the decoded file. MS-SSIM is null where a side has under 161 pixels.
+between the 8-bit RGB original and the decoded file. MS-SSIM is null where a side has under 161 pixels. The decoder sees the
+file alone. BD-rate is taken between such curves (`ainn_lib.curves`).
+
+Results are JSON files that CompressAI's plotting tool reads: ``name``, ``description`` and ``results`` with the lists ``bpp``,
+``psnr-rgb`` and ``ms-ssim-rgb``; beside them stand the values of every image and where the numbers come from.
 """
 
+import contextlib
 import copy
 import dataclasses
+import functools
 import json
+import os
+import statistics
+from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import get_context
 from pathlib import Path
 
 import torch
@@ -15,46 +27,187 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from . import codec
+from .codecs import CODECS, Codec
+from .data import EMBEDDED, photo
 from .errors import AINNError
 from .metrics import ms_ssim, psnr
 from .model import AINN
 from .provenance import provenance
-from .weights import identity
+from .weights import identity, load_pretrained
 
+METRICS = ("bpp", "psnr-rgb", "ms-ssim-rgb")
 MODULES = ("FDSM-D", "FDSM-S", "CFRM", "PDM", "couplings")
+PROTOCOL = __doc__.split("\n\n")[1].removeprefix("The protocol: ").replace("\n", " ")
 
 
-def rate_distortion(images: dict[str, Image.Image], model: AINN, qualities: list[float | None], progress: bool = True) -> list[dict]:
-    """One entry for each quality: ``quality``, the means ``bpp``, ``psnr_rgb``, ``ms_ssim_rgb``, and the same per image.
+@functools.lru_cache(maxsize=2)
+def trained(weights: str) -> Codec:
+    """Trained weights, by name or path, as one more codec; its ladder is the qualities 1 to 8 (one point at a fixed rate)."""
+    model = load_pretrained(weights)
+    return as_codec(model, Path(weights).stem)
 
-    The reconstruction is the one that the decoder makes from the file's bytes.
+
+def as_codec(model: AINN, name: str) -> Codec:
+    """A network as a codec of `ainn_lib.codecs`."""
+    def write(image: Image.Image, quality: float) -> bytes:
+        return codec.encode(image, model, quality if model.config.variable_rate else None)
+
+    rate = "variable rate" if model.config.variable_rate else "fixed rate"
+    return Codec(name, f"A-INN {name}", f"our weights, {rate}, identity {identity(model)}",
+                 tuple(float(q) for q in range(1, 9)) if model.config.variable_rate else (0.0,),
+                 write, lambda data: codec.decode(data, model))
+
+
+def measure(subject: Codec, image: Image.Image, setting: float) -> dict:
+    """One image at one setting: ``bytes``, ``bpp``, ``psnr-rgb`` (dB; null where nothing was lost), ``ms-ssim-rgb``."""
+    image = image.convert("RGB")
+    data = subject.encode(image, setting)
+    decoded = subject.decode(data)
+    quality = psnr(image, decoded)
+    return {"bytes": len(data), "bpp": 8 * len(data) / (image.width * image.height),
+            "psnr-rgb": None if quality == float("inf") else quality, "ms-ssim-rgb": ms_ssim(image, decoded)}
+
+
+def summarise(rows: Iterable[dict], settings: Iterable[float]) -> dict[str, list]:
+    """Rows of `measure` with their ``setting`` -> the lists of a curve, mean over images at each setting.
+
+    A mean over values one of which is null is null.
+
+    >>> row = {"bpp": 1.0, "psnr-rgb": 30.0, "ms-ssim-rgb": None}
+    >>> summarise([{**row, "setting": 5.0}, {**row, "bpp": 2.0, "setting": 5.0}], [5.0])
+    {'setting': [5.0], 'bpp': [1.5], 'psnr-rgb': [30.0], 'ms-ssim-rgb': [None]}
     """
-    points = []
-    bar = tqdm(total=len(images) * len(qualities), disable=not progress, unit="image")
-    for quality in qualities:
-        rows = []
-        for name, image in images.items():
-            stream = codec.encode(image, model, quality)
-            decoded = codec.decode(stream, model)
-            rows.append({"image": name, "bytes": len(stream), "bpp": 8 * len(stream) / (image.width * image.height),
-                         "psnr_rgb": psnr(image, decoded), "ms_ssim_rgb": ms_ssim(image, decoded)})
-            bar.update()
-        points.append({"quality": quality, **_means(rows), "images": rows})
-    return points
+    rows, result = list(rows), {"setting": list(settings), **{key: [] for key in METRICS}}
+    for setting in result["setting"]:
+        for key in METRICS:
+            values = [row[key] for row in rows if row["setting"] == setting]
+            result[key].append(None if None in values else statistics.fmean(values))
+    return result
 
 
-def evaluate(folder: str | Path, dataset: str, model: AINN, name: str, qualities: list[float | None], output: str | Path) -> Path:
-    """Measure weights on all PNG images of a folder and write the result, with its provenance, as JSON."""
-    paths = sorted(Path(folder).glob("*.png"))
-    if not paths:
-        raise AINNError(f"{folder} holds no PNG image")
-    points = rate_distortion({path.stem: Image.open(path) for path in paths}, model, qualities)
+def evaluate(images: dict[str, Path], dataset: str, kind: str, name: str, output: str | Path,
+             settings: Iterable[float] | None = None, pool: ProcessPoolExecutor | None = None, progress: bool = True) -> Path:
+    """Measure a codec on images and write the result as JSON. Stopped and called again, it goes on where it was.
+
+    Args:
+        images: name -> file.
+        dataset: what to call them.
+        kind: "codec" for one of `ainn_lib.codecs`, "model" for trained weights.
+        name: the codec's name, or name or path of the weights.
+        settings: in place of the codec's own ladder.
+        pool: from `workers`, to be used for several codecs; the numbers do not depend on its size.
+
+    Raises:
+        AINNError: for an unknown codec, no images or an image that cannot be read.
+    """
+    subject = _subject(kind, name)
+    settings = [float(s) for s in settings or subject.settings]
+    if not images:
+        raise AINNError("there are no images to measure")
+    facts = {"name": subject.title, "description": subject.note, "codec": subject.name, "dataset": dataset,
+             "images": len(images), "source": "measured here", "protocol": PROTOCOL}
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    facts = {"name": name, "dataset": dataset, "images": len(paths), "identity": identity(model), "source": "measured here",
-             "protocol": __doc__.split("\n\n")[1].removeprefix("The protocol: ").replace("\n", " "), **provenance()}
-    output.write_text(json.dumps({**facts, "results": points}, indent=1) + "\n")
+    with _Rows(output.with_suffix(".part"), {**facts, "settings": settings, "files": sorted(images)}) as rows, \
+            contextlib.ExitStack() as stack:
+        todo = [(image, setting) for image in sorted(images) for setting in settings if (image, setting) not in rows.done]
+        pool = pool or stack.enter_context(workers())
+        bar = tqdm(total=len(images) * len(settings), initial=len(rows.done), disable=not progress, unit="file", desc=name)
+        waiting = {pool.submit(_measure_file, kind, name, images[image], setting): (image, setting) for image, setting in todo}
+        try:
+            for done in as_completed(waiting):
+                image, setting = waiting[done]
+                rows.add({"image": image, "setting": setting, **done.result()})
+                bar.update()
+        except BrokenProcessPool:
+            raise AINNError("a measuring process died, perhaps for want of memory; try again with fewer jobs") from None
+        finally:
+            bar.close()
+            for future in waiting:
+                future.cancel()
+        result = {**facts, **provenance(), "results": summarise(rows.done.values(), settings), "per_image": [
+            {"image": image, **{key: [rows.done[image, s][key] for s in settings] for key in ("bytes", *METRICS)}}
+            for image in sorted(images)]}
+        whole = output.with_suffix(".new")
+        whole.write_text(compact_json(result))
+        os.replace(whole, output)
+        rows.finished = True
     return output
+
+
+def workers(jobs: int | None = None) -> ProcessPoolExecutor:
+    """Processes that measure images side by side, by default one for each core. A context manager."""
+    # "spawn": a forked copy of a process whose torch has threads can hang
+    return ProcessPoolExecutor(jobs or os.cpu_count() or 1, get_context("spawn"))
+
+
+def embedded(folder: str | Path) -> dict[str, Path]:
+    """The embedded photos as PNG files in a folder: name -> file, as `evaluate` takes them."""
+    paths = {name: Path(folder) / f"{name}.png" for name in EMBEDDED}
+    for name, path in paths.items():
+        photo(name).save(path)
+    return paths
+
+
+def compact_json(facts: dict) -> str:
+    """JSON with one line for each entry of the two upper levels: small, and readable in a diff."""
+    def entry(value: object) -> str:
+        if isinstance(value, dict):
+            return "{\n" + ",\n".join(f"  {json.dumps(k)}: {json.dumps(v)}" for k, v in value.items()) + "}"
+        if isinstance(value, list) and value and isinstance(value[0], dict):
+            return "[\n" + ",\n".join(f"  {json.dumps(v)}" for v in value) + "]"
+        return json.dumps(value)
+
+    rounded = json.loads(json.dumps(facts), parse_float=lambda text: round(float(text), 6))
+    return "{\n" + ",\n".join(f" {json.dumps(k)}: {entry(v)}" for k, v in rounded.items()) + "\n}\n"
+
+
+def _subject(kind: str, name: str) -> Codec:
+    if kind == "model":
+        return trained(name)
+    if name not in CODECS:
+        raise AINNError(f"no codec {name!r}; there are {', '.join(CODECS)}")
+    return CODECS[name]
+
+
+def _measure_file(kind: str, name: str, path: Path, setting: float) -> dict:
+    torch.set_num_threads(1)  # images are measured side by side
+    try:
+        with Image.open(path) as image:
+            return measure(_subject(kind, name), image, setting)
+    except OSError as error:
+        raise AINNError(f"{path} cannot be read as an image: {error}") from None
+
+
+class _Rows(contextlib.AbstractContextManager):
+    """What has been measured so far, one JSON line each, in a file that is there until all is measured."""
+
+    def __init__(self, path: Path, header: dict):
+        self.path, self.done, self.finished = path, {}, False
+        header = json.loads(json.dumps(header))
+        lines = []
+        if path.exists():
+            for line in path.read_text().splitlines():
+                with contextlib.suppress(json.JSONDecodeError):  # the last line of a killed run may be half written
+                    lines.append(json.loads(line))
+        if lines and lines[0] == header:
+            self.done = {(row["image"], row["setting"]): row for row in lines[1:]}
+        self.file = path.open("w")
+        for line in (header, *self.done.values()):
+            self._write(line)
+
+    def _write(self, line: dict) -> None:
+        self.file.write(json.dumps(line) + "\n")
+        self.file.flush()
+
+    def add(self, row: dict) -> None:
+        self.done[row["image"], row["setting"]] = row
+        self._write(row)
+
+    def __exit__(self, *error: object) -> None:
+        self.file.close()
+        if self.finished or not self.done:
+            self.path.unlink()
 
 
 class _Both(nn.Module):
@@ -95,17 +248,11 @@ def without(model: AINN, module: str) -> AINN:
 @torch.no_grad()
 def knockouts(images: dict[str, Image.Image], model: AINN, quality: float | None = None) -> dict[str, dict[str, float]]:
     """What each module does: mean PSNR (dB) and bpp of the whole network, and their change without one module at a time."""
-    whole = rate_distortion(images, model, [quality], progress=False)[0]
-    result = {"all": {"psnr_rgb": whole["psnr_rgb"], "bpp": whole["bpp"]}}
-    for module in MODULES:
-        point = rate_distortion(images, without(model, module), [quality], progress=False)[0]
-        result[module] = {key: point[key] - whole[key] for key in ("psnr_rgb", "bpp")}
-    return result
+    def point(network: AINN) -> dict[str, float]:
+        subject = as_codec(network, "network")
+        rows = [measure(subject, image, quality) for image in images.values()]
+        return {key: statistics.fmean(row[key] for row in rows) for key in ("psnr-rgb", "bpp")}
 
-
-def _means(rows: list[dict]) -> dict:
-    result = {}
-    for key in ("bpp", "psnr_rgb", "ms_ssim_rgb"):
-        values = [row[key] for row in rows]
-        result[key] = None if None in values else sum(values) / len(values)
-    return result
+    whole = point(model)
+    changes = {module: point(without(model, module)) for module in MODULES}
+    return {"all": whole, **{module: {key: p[key] - whole[key] for key in p} for module, p in changes.items()}}

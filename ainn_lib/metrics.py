@@ -26,7 +26,7 @@ def ms_ssim(image: Image.Image, reconstruction: Image.Image) -> float | None:
     a, b = _pair(image, reconstruction)
     if min(a.shape[:2]) < MS_SSIM_SMALLEST:
         return None
-    a, b = (torch.from_numpy(v).permute(2, 0, 1)[None] for v in (a, b))
+    a, b = (torch.from_numpy(v).float().permute(2, 0, 1)[None] for v in (a, b))  # float64 takes four times as long
     return float(_ms_ssim(a, b, data_range=255.0))
 
 

@@ -54,6 +54,15 @@ class RateControl(nn.Module):
         self.base.copy_(torch.tensor([gain / step for step in steps]))
         self.inverse_base.copy_(torch.tensor([step / gain for step in steps]))
 
+    @torch.no_grad()
+    def move(self, old: tuple[float, float], new: tuple[float, float]) -> None:
+        r"""Keep what was learned while the range of λ changes: each row's steps change by :math:`\sqrt{\lambda_{old}/\lambda_{new}}`."""
+        nodes = torch.arange(1, NODES + 1, dtype=torch.float32)
+        finer = (lagrangian(nodes, new) / lagrangian(nodes, old)).sqrt()
+        self.base.mul_(finer)
+        self.inverse_base.div_(finer)
+        self.bias.mul_(finer[:, None])
+
     def forward(self, quality: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """quality (B,) in [1, 8] -> gain (B, C, 1, 1), inverse gain (B, C, 1, 1), bias (B, 2C, 1, 1)."""
         tables = (self.base.double()[:, None] * self.gain_factor, self.inverse_base.double()[:, None] * self.inverse_factor,

@@ -6,7 +6,7 @@ import re
 import pytest
 
 from ainn_lib import AINNError, data
-from ainn_lib.evaluate import MODULES, evaluate, knockouts, rate_distortion, without
+from ainn_lib.evaluate import METRICS, MODULES, knockouts, summarise, without
 from ainn_lib.reproduce import ROOT
 from ainn_lib.weights import identity
 
@@ -23,15 +23,32 @@ def test_measurements_say_where_they_come_from():
         assert {"source", "commit", "date", "versions", "hardware"} <= set(facts), file.name
 
 
+def test_every_curve_is_the_mean_of_its_images():
+    for file in (ROOT / "figures" / "data" / "rd").glob("*.json"):
+        facts = json.loads(file.read_text())
+        assert {"source", "commit", "date", "versions", "hardware", "protocol", "dataset", "codec"} <= set(facts), file.name
+        assert len(facts["per_image"]) == facts["images"]
+        rows = [{"setting": setting, **{key: image[key][i] for key in METRICS}} for image in facts["per_image"]
+                for i, setting in enumerate(facts["results"]["setting"])]
+        again = summarise(rows, facts["results"]["setting"])
+        assert all(again[key] == pytest.approx(facts["results"][key], abs=2e-6) for key in METRICS)
+
+
+def test_kodak_rates_are_file_sizes():
+    files = list((ROOT / "figures" / "data" / "rd").glob("kodak-*.json"))
+    assert len(files) >= 10
+    for file in files:
+        facts = json.loads(file.read_text())
+        assert facts["images"] == 24 and [row["image"] for row in facts["per_image"]] == [f"kodim{i:02}.png" for i in range(1, 25)]
+        for row in facts["per_image"]:
+            assert row["bpp"] == pytest.approx([8 * n / (768 * 512) for n in row["bytes"]], abs=1e-6)
+
+
 def test_the_tiny_weights_on_kodak(tiny):
-    facts = measured("tiny_kodak")
-    assert facts["identity"] == identity(tiny) and facts["images"] == 24
-    for point in facts["results"]:
-        assert len(point["images"]) == 24
-        for row in point["images"]:
-            assert row["bpp"] == pytest.approx(8 * row["bytes"] / (768 * 512))
-        assert point["psnr_rgb"] == pytest.approx(sum(row["psnr_rgb"] for row in point["images"]) / 24)
-    assert max(p["psnr_rgb"] for p in facts["results"] if p["bpp"] <= 0.75) >= 31.5
+    facts = json.loads((ROOT / "figures" / "data" / "rd" / "kodak-tiny.json").read_text())
+    assert identity(tiny) in facts["description"]
+    points = zip(facts["results"]["bpp"], facts["results"]["psnr-rgb"], strict=True)
+    assert max(quality for rate, quality in points if rate <= 0.75) >= 31.5
 
 
 def test_the_committed_benchmark_holds_what_is_claimed():
@@ -49,9 +66,10 @@ def test_bfloat16_synthesis_loses_nothing_that_counts(tiny):
 
 
 def test_the_readmes_numbers_are_the_measured_ones():
-    for point in measured("tiny_kodak")["results"]:
-        if point["quality"] in (1, 4, 5, 8):
-            assert f"| {point['quality']:g} | {point['bpp']:.3f} | {point['psnr_rgb']:.2f} |" in README
+    results = json.loads((ROOT / "figures" / "data" / "rd" / "kodak-tiny.json").read_text())["results"]
+    for quality, bpp, psnr in zip(results["setting"], results["bpp"], results["psnr-rgb"], strict=True):
+        if quality in (1, 4, 5, 8):
+            assert f"| {quality:g} | {bpp:.3f} | {psnr:.2f} |" in README
     for result in measured("benchmark")["results"]:
         row = next(line for line in README.splitlines() if line.startswith(f"| {result['preset']} |"))
         numbers = [float(n) for n in re.findall(r"([\d.]+)x", row)]
@@ -65,7 +83,7 @@ def test_every_module_of_the_trained_network_does_something(tiny):
     changes = knockouts(photos, tiny, 5.0)
     assert set(changes) == {"all", *MODULES}
     for module in MODULES:
-        assert abs(changes[module]["psnr_rgb"]) >= 0.05, (module, changes[module])
+        assert abs(changes[module]["psnr-rgb"]) >= 0.05, (module, changes[module])
 
 
 def test_taking_a_module_out_leaves_the_original_alone(tiny):
@@ -75,13 +93,3 @@ def test_taking_a_module_out_leaves_the_original_alone(tiny):
     assert identity(tiny) == before
     with pytest.raises(AINNError, match="no module"):
         without(tiny, "magic")
-
-
-def test_evaluating_a_folder(tiny, tmp_path):
-    photo = data.photo("chelsea").crop((0, 0, 176, 168))
-    photo.save(tmp_path / "one.png")
-    facts = json.loads(evaluate(tmp_path, "mine", tiny, "tiny", [3.0], tmp_path / "out" / "r.json").read_text())
-    expected = rate_distortion({"one": photo}, tiny, [3.0], progress=False)[0]
-    assert facts["results"] == [expected] and facts["dataset"] == "mine"
-    with pytest.raises(AINNError, match="no PNG"):
-        evaluate(tmp_path / "out", "mine", tiny, "tiny", [3.0], tmp_path / "x.json")

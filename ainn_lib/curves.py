@@ -1,0 +1,290 @@
+"""Rate-distortion curves and what is made of them: the BD-rate, Figure 5 and the table.
+
+Every curve says where it comes from: *measured here* (`ainn_lib.evaluate`), *published as numbers* (`data/published`). A curve over
+a whole data set and one over a part of it never share a BD-rate or a line style.
+"""
+
+import csv
+import json
+import math
+import warnings
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import bjontegaard
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from .data import DATASETS
+from .errors import AINNError
+
+ROOT = Path(__file__).resolve().parent.parent
+MEASURED, PUBLISHED = ROOT / "figures" / "data" / "rd", ROOT / "data" / "published"
+STYLE = Path(__file__).with_name("ainn.mplstyle")
+PANELS = {"kodak": "Kodak", "clic2020-mobile-valid": "CLIC Mobile", "clic2020-professional-valid": "CLIC Professional",
+          "tecnick": "Tecnick"}
+
+# One colour for a codec everywhere (Okabe and Ito's, and Tol's, told apart by colour-blind readers). A measured codec and the
+# published numbers of its standard share a colour and differ in line.
+BLUE, SKY, GREEN, YELLOW, ORANGE, RED, PURPLE, BLACK = (
+    "#0072B2", "#56B4E9", "#009E73", "#C9A800", "#E69F00", "#D55E00", "#CC79A7", "#000000")
+LOOK: dict[str, tuple[str, str]] = {  # codec -> title, colour; traditional codecs first, from simple to strong
+    "jpeg": ("JPEG", "#999999"), "jpeg444": ("JPEG 4:4:4", "#666666"), "jpeg2000": ("JPEG 2000", YELLOW),
+    "jpeg2000rate": ("JPEG 2000, fixed rate", "#8B7500"), "webp": ("WebP", SKY),
+    "jpegxl": ("JPEG XL", PURPLE), "avif": ("AVIF 4:4:4", ORANGE), "av1": ("AV1", ORANGE),
+    "hevc": ("HEVC intra 4:4:4 (x265)", GREEN), "bpg_444_x265_ycbcr": ("BPG 4:4:4", GREEN), "hm": ("HM", "#44AA99"),
+    "vvc": ("VVC intra 4:2:0 (VVenC)", BLUE), "vtm": ("VTM", BLUE),
+    "compressai-bmshj2018-factorized_mse_cuda": ("Factorized (2018)", "#999999"),
+    "compressai-bmshj2018-hyperprior_mse_cuda": ("Hyperprior (2018)", SKY),
+    "compressai-mbt2018-mean_mse_cuda": ("Mean-scale (2018)", YELLOW), "compressai-mbt2018_mse_cuda": ("Joint (2018)", ORANGE),
+    "compressai-cheng2020-anchor_mse_cuda": ("Cheng anchor (2020)", GREEN),
+    "compressai-cheng2020-attn_mse_cuda": ("Cheng attention (2020)", "#44AA99"),
+    "invcompress2021-mse": ("InvCompress (2021)", PURPLE), "paper-elic2022_mse": ("ELIC (2022)", BLUE),
+    "msinn2025-vbr": ("MSINN (2025)", "#882255"),
+    "tiny": ("A-INN tiny (ours)", "#F08A6B"), "student": ("A-INN student (ours)", RED), "ainn-authors": ("A-INN (authors)", BLACK),
+}
+for _name in [name for name in LOOK if name.startswith("compressai-")]:
+    LOOK[_name.replace("_mse_", "_ms-ssim_")] = LOOK[_name]
+OURS = ("tiny", "student", "ainn-authors")
+TRADITIONAL = tuple(LOOK)[:tuple(LOOK).index("vtm") + 1]
+LEARNED = tuple(name for name in LOOK if name not in TRADITIONAL and name not in OURS)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """Points of one codec on one data set, in order of rising rate."""
+
+    codec: str
+    dataset: str
+    origin: str  #: "measured here" or "published as numbers"
+    source: str  #: file or publication
+    images: int  #: over which the points are means
+    complete: bool  #: whether that is the whole data set
+    bpp: tuple[float, ...]
+    psnr: tuple[float | None, ...]  #: dB, of RGB
+    ms_ssim: tuple[float | None, ...]  #: 0 to 1
+
+    @property
+    def title(self) -> str:
+        return LOOK.get(self.codec, (self.codec, BLACK))[0]
+
+    def points(self, metric: str = "psnr") -> tuple[np.ndarray, np.ndarray]:
+        r"""Rates and qualities in dB where the metric is known; MS-SSIM as :math:`-10\log_{10}(1 - \text{MS-SSIM})`."""
+        values = self.psnr if metric == "psnr" else [None if v is None else -10 * math.log10(1 - v) for v in self.ms_ssim]
+        known = [(rate, value) for rate, value in zip(self.bpp, values, strict=True) if value is not None]
+        return tuple(np.array(known).reshape(-1, 2).T)
+
+
+def measured(folder: str | Path = MEASURED) -> list[Curve]:
+    """The curves in a folder of `evaluate`'s JSON files."""
+    curves = []
+    for path in sorted(Path(folder).glob("*.json")):
+        facts = json.loads(path.read_text())
+        lists = [facts["results"][key] for key in ("bpp", "psnr-rgb", "ms-ssim-rgb")]
+        rows = sorted(zip(*lists, strict=True))
+        whole = DATASETS[facts["dataset"]].count if facts["dataset"] in DATASETS else facts["images"]
+        curves.append(Curve(facts["codec"], facts["dataset"], facts["source"], path.name, facts["images"],
+                            facts["images"] == whole, *zip(*rows, strict=True)))
+    return curves
+
+
+def published(folder: str | Path = PUBLISHED) -> list[Curve]:
+    """The curves of all CSV files in a folder: ``rd_points.csv``, and ``authors.csv`` once somebody has filled it.
+
+    Raises:
+        AINNError: for a file without the right columns, a row without its source or with something that is no number.
+    """
+    groups: dict[tuple, list[tuple]] = {}
+    for path in sorted(Path(folder).glob("*.csv")):
+        with path.open(newline="") as file:
+            for number, row in enumerate(csv.DictReader(file), start=2):
+                try:
+                    point = (float(row["bpp"]), *(float(row[key]) if row[key] else None for key in ("psnr_db", "ms_ssim")))
+                    key = (row["codec"], row["dataset"], row["source"])
+                except (KeyError, TypeError, ValueError) as error:
+                    raise AINNError(f"{path.name}, line {number}: {error}") from None
+                if not all(key):
+                    raise AINNError(f"{path.name}, line {number}: codec, dataset and source must be given")
+                groups.setdefault(key, []).append(point)
+    return [Curve(codec, dataset, "published as numbers", source, DATASETS[dataset].count if dataset in DATASETS else 0, True,
+                  *zip(*sorted(points, key=lambda p: p[0]), strict=True))
+            for (codec, dataset, source), points in groups.items()]
+
+
+def better_of(a: Curve, b: Curve, title: str, metric: str = "psnr") -> Curve:
+    """At each rate the better of two curves: of both the points that do not lie below the other one."""
+    points = []
+    for one, other in ((a, b), (b, a)):
+        rate, quality = one.points(metric)
+        other_rate, other_quality = other.points(metric)
+        inside = (rate >= other_rate[0]) & (rate <= other_rate[-1])
+        rival = np.interp(np.log(rate), np.log(other_rate), other_quality)
+        points += [(r, q) for r, q, lost in zip(rate, quality, inside & (rival > quality), strict=True) if not lost]
+    rates, qualities = zip(*sorted(points), strict=True)
+    linear = tuple(1 - 10 ** (-q / 10) for q in qualities)
+    none = (None,) * len(rates)
+    psnr, ms_ssim = (qualities, none) if metric == "psnr" else (none, linear)
+    return Curve(title, a.dataset, a.origin, f"{a.source}, {b.source}", a.images, a.complete, rates, psnr, ms_ssim)
+
+
+@dataclass(frozen=True)
+class BDRate:
+    """Mean difference in rate at equal quality, over the qualities that both curves reach."""
+
+    percent: float | None  #: negative: the tested codec needs fewer bits; None: the curves do not overlap
+    low: float  #: dB, the overlap's ends
+    high: float
+
+    def __str__(self) -> str:
+        return "no overlap" if self.percent is None else f"{self.percent:+.1f} % ({self.low:.1f} to {self.high:.1f} dB)"
+
+
+def bd_rate(anchor: Curve, test: Curve, metric: str = "psnr") -> BDRate:
+    """BD-rate of ``test`` against ``anchor`` (Akima interpolation of the logarithm of the rate); nothing is extrapolated.
+
+    Raises:
+        AINNError: for curves over different images, or with fewer than four points.
+    """
+    if anchor.dataset != test.dataset or anchor.images != test.images or anchor.complete != test.complete:
+        raise AINNError(f"{anchor.title} and {test.title} were not measured on the same images")
+    curves = [_rising(*curve.points(metric)) for curve in (anchor, test)]
+    if min(len(rates) for rates, _ in curves) < 4:
+        raise AINNError(f"a BD-rate needs four points of each curve: {anchor.title}, {test.title}")
+    low, high = max(q[0] for _, q in curves), min(q[-1] for _, q in curves)
+    if low >= high:
+        return BDRate(None, low, high)
+    (rate_a, quality_a), (rate_b, quality_b) = curves
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of a small overlap: it is stated
+        percent = bjontegaard.bd_rate(rate_a, quality_a, rate_b, quality_b, method="akima", require_matching_points=False)
+    return BDRate(float(percent), float(low), float(high))
+
+
+def _rising(rates: np.ndarray, qualities: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """The points without those that cost more than an earlier one and are no better."""
+    keep = [i for i in range(len(rates)) if i == 0 or qualities[i] > qualities[:i].max()]
+    return rates[keep], qualities[keep]
+
+
+def bd_table(curves: Iterable[Curve], anchor: str, metric: str = "psnr") -> pd.DataFrame:
+    """BD-rate of every codec against ``anchor``, one row a codec and origin, one column for each data set or part of one.
+
+    The anchor is the one that is measured on the same images, else the published one.
+
+    Raises:
+        AINNError: when no curve of the anchor is there.
+    """
+    curves = [c for c in curves if len(c.points(metric)[0]) and (_trained_for(c) or metric) == metric]
+    anchors = {(c.dataset, c.images): c for c in sorted(curves, key=lambda c: c.origin, reverse=True) if c.codec == anchor}
+    if not anchors:
+        raise AINNError(f"there is no curve of {anchor!r} to compare with")
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    order = {name: i for i, name in enumerate(LOOK)}
+    for curve in sorted(curves, key=lambda c: (order.get(c.codec, 99), c.codec, c.origin)):
+        if curve.codec != anchor and (curve.dataset, curve.images) in anchors and curve.codec in LOOK:
+            column = PANELS.get(curve.dataset, curve.dataset) + ("" if curve.complete else f" ({curve.images} images)")
+            entry = rows.setdefault((curve.title, curve.origin), {})
+            entry[column] = str(bd_rate(anchors[curve.dataset, curve.images], curve, metric))
+    index = pd.MultiIndex.from_tuples(rows, names=["codec", "source"])
+    table = pd.DataFrame(list(rows.values()), index=index).fillna("-")
+    known = list(PANELS.values())
+    return table[sorted(table.columns, key=lambda name: known.index(name.split(" (")[0]) if name.split(" (")[0] in known else 9)]
+
+
+def draw_curve(ax: Axes, curve: Curve, metric: str = "psnr") -> None:
+    """One curve in its codec's colour: measured solid with dots, a measured part of a set dotted, published dashed."""
+    rates, qualities = curve.points(metric)
+    if curve.origin == "published as numbers":
+        line = dict(linestyle="--", linewidth=0.9)
+    elif curve.complete:
+        line = dict(linestyle="-", marker="o", markersize=2.2, linewidth=1.1)
+    else:
+        line = dict(linestyle=":", marker="s", markersize=2.2, linewidth=1.1, markerfacecolor="white")
+    if curve.codec in OURS:
+        line["linewidth"], line["zorder"] = 1.8, 5
+    ax.plot(rates, qualities, color=LOOK.get(curve.codec, ("", BLACK))[1], label=curve.title, **line)
+
+
+def rd_figure(curves: Iterable[Curve], metric: str = "psnr", max_bpp: float = 2.0) -> Figure:
+    """The paper's Fig. 5 in our numbering: eight panels, traditional codecs above, learned ones below, one column a data set.
+
+    Args:
+        curves: measured and published ones together.
+        metric: "psnr", or "ms-ssim" (in dB); networks trained for one are drawn in its panels only.
+    """
+    curves = [c for c in curves if (_trained_for(c) or metric) == metric]
+    with plt.style.context(STYLE):
+        figure, axes = plt.subplots(2, len(PANELS), figsize=(7.2, 4.9), sharey="row", sharex=True, layout="constrained")
+        for row, kinds in enumerate((TRADITIONAL, LEARNED)):
+            legend: dict[str, object] = {}
+            for column, (dataset, title) in enumerate(PANELS.items()):
+                ax = axes[row, column]
+                here = [c for c in curves if c.dataset == dataset and (_base(c.codec) in kinds or c.codec in OURS)
+                        and len(c.points(metric)[0])]
+                for curve in here:
+                    draw_curve(ax, curve, metric)
+                for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
+                    legend.setdefault(label, handle)
+                ax.set_title(f"({'abcdefgh'[4 * row + column]}) {title}", fontsize=8)
+                ax.set_xlim(0, max_bpp)
+                ax.set_ylim(*((24, 44) if metric == "psnr" else (8, 28)))
+                ax.text(0.97, 0.03, _missing(here, dataset), transform=ax.transAxes, ha="right", va="bottom", fontsize=5.5,
+                        color="0.35", linespacing=1.3)
+                if row:
+                    ax.set_xlabel("bits per pixel")
+            axes[row, 0].set_ylabel("PSNR (dB)" if metric == "psnr" else "MS-SSIM (dB)")
+            order = [t for t, _ in LOOK.values()]
+            legend = dict(sorted(legend.items(), key=lambda item: order.index(item[0]) if item[0] in order else 99))
+            axes[row, -1].legend(legend.values(), legend.keys(), loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=5.8,
+                                 handlelength=1.8, frameon=False)
+        figure.supxlabel("solid, dots: measured here    dotted, squares: measured here on a part of the set    "
+                         "dashed: published as numbers    the authors' own curve is not public", fontsize=6)
+    return figure
+
+
+def _base(codec: str) -> str:
+    return codec.replace("_ms-ssim_", "_mse_")
+
+
+def _trained_for(curve: Curve) -> str | None:
+    """The metric that a network was trained for, by its name; None for the other codecs and ours: they go in all panels."""
+    for metric, word in (("psnr", "mse"), ("ms-ssim", "ms-ssim")):
+        if curve.codec.endswith(word) or f"_{word}_" in curve.codec:
+            return metric
+    return None
+
+
+def _missing(curves: list[Curve], dataset: str) -> str:
+    own = [c for c in curves if c.origin == "measured here"]
+    if not own:
+        return "nothing measured here:\npublished numbers alone" if curves else "nothing measured,\nnothing published"
+    part = next((c.images for c in own if not c.complete), None)
+    return f"measured: {part} of {DATASETS[dataset].count} images" if part else ""
+
+
+def save(item: Figure | pd.DataFrame, name: str, folder: str | Path = ROOT / "figures", caption: str = "") -> list[Path]:
+    """A figure as PNG and PDF, a table as CSV and LaTeX; returns the files."""
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    if isinstance(item, Figure):
+        paths = [folder / f"{name}.png", folder / f"{name}.pdf"]
+        item.savefig(paths[0], dpi=200, metadata={"Software": None})
+        item.savefig(paths[1], metadata={"CreationDate": None})
+        return paths
+    paths = [folder / f"{name}.csv", folder / f"{name}.tex"]
+    item.to_csv(paths[0], lineterminator="\n")
+    paths[1].write_text(_latex(item, caption))
+    return paths
+
+
+def _latex(table: pd.DataFrame, caption: str) -> str:
+    def cells(values: Iterable[object]) -> str:
+        return " & ".join(str(v).replace("%", r"\%").replace("_", r"\_") for v in values) + r" \\"
+
+    flat = table.reset_index()
+    return "\n".join([rf"% {caption}", rf"\begin{{tabular}}{{{'l' * flat.shape[1]}}}", r"\hline", cells(flat.columns), r"\hline",
+                      *(cells(row) for row in flat.itertuples(index=False)), r"\hline", r"\end{tabular}", ""])

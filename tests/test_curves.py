@@ -1,0 +1,135 @@
+"""Curves, BD-rate, Figure 5 and the table."""
+
+import dataclasses
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from ainn_lib import AINNError
+from ainn_lib.curves import LOOK, OURS, BDRate, Curve, bd_rate, bd_table, better_of, measured, published, rd_figure, save
+from ainn_lib.reproduce import ROOT
+
+RATES = (0.1, 0.2, 0.4, 0.8, 1.6)
+BASE = Curve("jpeg", "kodak", "measured here", "test", 24, True, RATES, (26.0, 29.0, 32.0, 35.0, 38.0), (None,) * 5)
+
+
+def scaled(factor, **changes):
+    return dataclasses.replace(BASE, bpp=tuple(factor * r for r in RATES), **changes)
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.floats(0.5, 2))
+def test_bd_rate_of_a_scaled_curve_is_the_scale(factor):
+    result = bd_rate(BASE, scaled(factor))
+    assert result.percent == pytest.approx(100 * (factor - 1), abs=1e-6)
+    assert (result.low, result.high) == (26.0, 38.0)
+
+
+def test_no_overlap_is_said_and_not_extrapolated():
+    result = bd_rate(BASE, dataclasses.replace(BASE, psnr=(40.0, 41.0, 42.0, 43.0, 44.0)))
+    assert result.percent is None and str(result) == "no overlap"
+    assert str(BDRate(-12.345, 27.0, 36.04)) == "-12.3 % (27.0 to 36.0 dB)"
+
+
+def test_a_subset_and_a_whole_set_share_no_bd_rate():
+    with pytest.raises(AINNError, match="not measured on the same images"):
+        bd_rate(BASE, dataclasses.replace(BASE, images=10, complete=False))
+
+
+def test_three_points_are_too_few():
+    with pytest.raises(AINNError, match="four points"):
+        bd_rate(BASE, dataclasses.replace(BASE, bpp=RATES[:3], psnr=BASE.psnr[:3], ms_ssim=BASE.ms_ssim[:3]))
+
+
+def test_the_better_of_two_is_never_below_either():
+    other = dataclasses.replace(BASE, psnr=(24.0, 28.0, 32.5, 36.0, 40.0))
+    best = better_of(BASE, other, "best")
+    for curve in (BASE, other):
+        rates, quality = curve.points()
+        assert (np.interp(np.log(rates), np.log(best.bpp), best.psnr) >= quality - 1e-9).all()
+    assert bd_rate(best, BASE).percent > 0 and bd_rate(best, other).percent > 0
+
+
+def test_published_points_name_their_source():
+    curves = published()
+    assert len(curves) > 60 and all(c.source and c.origin == "published as numbers" for c in curves)
+    assert not [c for c in curves if c.codec == "ainn-authors"]  # the slot is empty
+    assert {"kodak", "clic2020-mobile-valid", "clic2020-professional-valid", "tecnick"} == {c.dataset for c in curves}
+
+
+def test_a_filled_slot_is_read_and_a_bad_row_is_named(tmp_path):
+    header = "codec,dataset,bpp,psnr_db,ms_ssim,source\n"
+    (tmp_path / "authors.csv").write_text(header + "ainn-authors,kodak,0.2,31,,them\nainn-authors,kodak,0.1,30,,them\n")
+    [curve] = published(tmp_path)
+    assert curve.bpp == (0.1, 0.2) and curve.title == "A-INN (authors)"
+    (tmp_path / "authors.csv").write_text(header + "ainn-authors,kodak,much,31,,them\n")
+    with pytest.raises(AINNError, match="authors.csv, line 2"):
+        published(tmp_path)
+    (tmp_path / "authors.csv").write_text(header + "ainn-authors,kodak,0.3,31,,\n")
+    with pytest.raises(AINNError, match="source must be given"):
+        published(tmp_path)
+
+
+def test_networks_are_compared_in_the_metric_they_were_trained_for():
+    curves = [*measured(), *published()]
+    for metric, other in (("psnr", "ms-ssim"), ("ms-ssim", "psnr")):
+        figure = rd_figure(curves, metric)
+        for ax, title in zip(figure.axes[4:], ("Kodak", "CLIC Mobile", "CLIC Professional", "Tecnick"), strict=True):
+            assert title in ax.get_title()
+        plt.close(figure)
+    table = bd_table(curves, "jpeg2000")
+    factorized = next(c for c in curves if c.codec == "compressai-bmshj2018-factorized_mse_cuda" and c.dataset == "kodak")
+    anchor = next(c for c in curves if c.codec == "jpeg2000" and c.dataset == "kodak" and c.origin == "measured here")
+    assert table.loc[("Factorized (2018)", "published as numbers"), "Kodak"] == str(bd_rate(anchor, factorized))
+
+
+def test_the_eight_panels_and_their_lines():
+    figure = rd_figure([*measured(), *published()])
+    letters = [ax.get_title()[:3] for ax in figure.axes]
+    assert letters == [f"({c})" for c in "abcdefgh"]
+    texts = [text.get_text() for ax in figure.axes for text in ax.texts]
+    assert any("nothing" in text for text in texts)
+    kodak = figure.axes[0]
+    styles = {line.get_label(): line.get_linestyle() for line in kodak.get_lines()}
+    assert styles["WebP"] in ("-", "--") and "--" in styles.values() and "-" in styles.values()
+    plt.close(figure)
+
+
+def test_a_subset_has_its_own_line():
+    part = dataclasses.replace(BASE, dataset="clic2020-professional-valid", images=10, complete=False)
+    figure = rd_figure([part, dataclasses.replace(part, images=41, complete=True, origin="published as numbers")])
+    assert {line.get_linestyle() for line in figure.axes[2].get_lines()} == {":", "--"}
+    assert "10 of 41" in figure.axes[2].texts[0].get_text()
+    plt.close(figure)
+
+
+def test_every_measured_codec_has_a_colour_of_its_own():
+    for dataset in {c.dataset for c in measured()}:
+        colours = [LOOK[c.codec][1] for c in measured() if c.dataset == dataset]
+        assert len(colours) == len(set(colours))
+    assert set(OURS) <= set(LOOK)
+
+
+def test_an_anchor_that_is_not_there():
+    with pytest.raises(AINNError, match="no curve of 'gif'"):
+        bd_table([BASE], "gif")
+
+
+def test_tables_and_figures_are_saved(tmp_path):
+    table = bd_table([BASE, scaled(0.5, codec="webp"), scaled(2, codec="jpeg2000")], "jpeg")
+    csv_file, tex = save(table, "t", tmp_path, "what it is")
+    assert "WebP,measured here,-50.0 %" in csv_file.read_text()
+    assert r"-50.0 \%" in tex.read_text() and tex.read_text().count(r"\\") == 3
+    figure = rd_figure([BASE])
+    assert [p.suffix for p in save(figure, "f", tmp_path)] == [".png", ".pdf"]
+    plt.close(figure)
+
+
+def test_the_committed_table_is_the_one_that_the_data_give(tmp_path):
+    for anchor in ("jpeg", "jpeg2000"):
+        table = bd_table([*measured(), *published()], anchor)
+        [again, _] = save(table, "t", tmp_path)
+        assert again.read_text() == (ROOT / "figures" / f"bd_rate_{anchor}.csv").read_text()

@@ -240,7 +240,7 @@ def without(model: AINN, module: str) -> AINN:
     elif module == "PDM":
         model.config = dataclasses.replace(model.config, pdm="none")
     else:
-        for level in model.levels:
+        for level in [*model.levels, *(() if model.config.tied else model.synthesis_levels)]:
             level.couplings = nn.ModuleList()
     return model.eval()
 

@@ -45,6 +45,7 @@ class AINNConfig:
     shared_nets: bool = False  #: one net with two outputs in place of separate G and H
     clamp: float = 1.0  #: c, bound of the coupling's log scale
     trainable_1x1: tuple[bool, ...] = (True, True, True, True)  #: False: W stays fixed and its inverse cached
+    tied: bool = True  #: the synthesis inverts the analysis with its weights; False: with its own, the non-invertible peer
     input_offset: float = 0.0  #: subtracted from x, added to the reconstruction
     fdsm: bool = True
     mask_widths: tuple[int, ...] = (32, 64, 128)  #: mask net of FDSM-S
@@ -140,10 +141,15 @@ class AINN(CompressionModel):
         self.config = c = config or AINNConfig()
         if c.fdsm:
             self.fdsm_d, self.fdsm_s = FDSMDecomposition(), FDSMSynthesis(c.mask_widths)
-        self.levels = nn.ModuleList(
-            Level(channels, *rest, clamp=c.clamp, shared=c.shared_nets, trainable=trainable)
-            for channels, *rest, trainable in zip(LEVEL_CHANNELS, c.couplings, c.hidden, c.kernels, c.trainable_1x1,
-                                                  strict=True))
+        def core() -> nn.ModuleList:
+            return nn.ModuleList(
+                Level(channels, *rest, clamp=c.clamp, shared=c.shared_nets, trainable=trainable)
+                for channels, *rest, trainable in zip(LEVEL_CHANNELS, c.couplings, c.hidden, c.kernels, c.trainable_1x1,
+                                                      strict=True))
+
+        self.levels = core()
+        if not c.tied:
+            self.synthesis_levels = core()
         if c.squeeze and c.cfrm:
             self.cfrm = CFRM(c.M, c.cfrm_growth, c.cfrm_layers)
         if c.ms_cfrm:
@@ -202,6 +208,10 @@ class AINN(CompressionModel):
         x = self.fdsm_s(low, high) if self.config.fdsm else (low + high) / 2
         return (x + self.config.input_offset,)
 
+    def inverse_level(self, number: int) -> Level:
+        """The level whose inverse the synthesis uses at level 1 to 4: the analysis's own, or the peer's separate one."""
+        return (self.levels if self.config.tied else self.synthesis_levels)[number - 1]
+
     def channel_squeeze(self, low: Tensor, high: Tensor) -> tuple[Tensor]:
         """S: the mean over the groups of M channels of both branches, (B, 768, h, w) twice -> (B, M, h, w)."""
         u = torch.cat([low, high], dim=1)
@@ -235,7 +245,7 @@ class AINN(CompressionModel):
         c = self.config
         stages = [Stage("CFRM", self.recover, reach=c.cfrm_layers if c.cfrm and c.squeeze else 0)]
         for number in (4, 3, 2, 1):
-            level = self.levels[number - 1]
+            level = self.inverse_level(number)
             if number == 4 and c.ms_cfrm:
                 stages.append(Stage("inverse level 4", self._inverse_carrying_y, reach=level.reach, step=2))
                 stages.append(Stage("MS-CFRM", self.ms_cfrm, reach=c.cfrm_layers))
@@ -247,7 +257,7 @@ class AINN(CompressionModel):
         return [*stages, Stage("FDSM-S", self.join, reach=self.fdsm_s.reach if c.fdsm else 0, align=8 if c.fdsm else 1)]
 
     def _inverse_carrying_y(self, low: Tensor, high: Tensor, y: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        return (*self.levels[3].inverse(low, high), F.pixel_shuffle(y, 2))
+        return (*self.inverse_level(4).inverse(low, high), F.pixel_shuffle(y, 2))
 
     def _denoise(self, stage: int, low: Tensor, high: Tensor) -> tuple[Tensor, Tensor]:
         denoise_low, denoise_high = self.pdm[stage]

@@ -1,6 +1,7 @@
-"""The main job: execute every notebook and draw every figure again. ``make reproduce`` runs this module."""
+"""The main job: measure the embedded photos, draw every figure and execute every notebook again. ``make reproduce`` runs it."""
 
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -11,7 +12,11 @@ from nbclient.exceptions import CellExecutionError, DeadKernelError
 from tqdm import tqdm
 
 from .architecture import save_figures
+from .codecs import CODECS
+from .curves import MEASURED
+from .evaluate import embedded, evaluate, workers
 from .model import AINN
+from .weights import available
 
 ROOT = Path(__file__).resolve().parent.parent
 CELL_TIMEOUT = 900  # seconds
@@ -42,8 +47,19 @@ def widget_errors(notebook: nbformat.NotebookNode) -> list[str]:
             for output in model.get("state", {}).get("outputs", ()) or () if output.get("output_type") == "error"]
 
 
+def measure_embedded(folder: Path = MEASURED) -> None:
+    """Measure every codec and all trained weights on the embedded photos: one JSON file each, embedded-NAME.json."""
+    with tempfile.TemporaryDirectory() as scratch, workers() as pool:
+        images = embedded(scratch)
+        for kind, name in [*(("codec", name) for name in CODECS), *(("model", name) for name in available())]:
+            evaluate(images, "embedded", kind, name, folder / f"embedded-{name}.json", pool=pool)
+
+
 def main() -> int:
-    """Draw the figures of the architecture, execute all notebooks in order; returns the exit status."""
+    """Measure the embedded photos, draw the figures of the architecture, execute all notebooks in order; the exit status."""
+    began = time.monotonic()
+    measure_embedded()
+    print(f"embedded photos measured: {time.monotonic() - began:.0f} s")
     with torch.device("meta"):  # the drawings need the paper's sizes, not 863 MB of weights
         save_figures(AINN(), ROOT / "figures")
     notebooks = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))

@@ -1,15 +1,18 @@
 """Training on Lightning Fabric: one rate-distortion loss, one optimizer, a run that can be killed and resumed exactly."""
 
 import contextlib
+import copy
 import csv
 import ctypes
 import hashlib
+import io
 import json
 import math
 import os
+import statistics
 import time
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -17,67 +20,71 @@ import numpy as np
 import torch
 from lightning_fabric import Fabric
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
+from . import data as data_sets
+from .dead_leaves import write_dead_leaves
 from .errors import AINNError
-from .linear import start_as_linear_codec
+from .linear import BLOCK, best_step, start_as_linear_codec
 from .model import AINN, AINNConfig
 from .provenance import provenance
 from .rate import QUALITIES, lagrangian
+from .recipe import Recipe, learning_rate
 from .weights import load_pretrained, save_pretrained
 
 ENTROPY_PARTS = ("h_a", "h_s", "context_prediction", "entropy_parameters", "entropy_bottleneck", "rate_control")
 QUANTILES_EVERY = 100  # steps between two solutions of the bottleneck's quantiles
+DEAD_LEAVES = 200  # images of 256x256 that are drawn where no photos are given
+WARM, TIMED = 2, 5  # steps that `steps_for` runs before it measures, and while it does
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How a run goes. Everything random in it follows from ``seed``."""
-
-    steps: int
-    batch: int = 4
-    patch: int = 128  #: side of the square crops, a multiple of 64
-    lr: float = 4e-4  #: of the transform
-    entropy_lr: float = 1e-3  #: of entropy model and gains
-    hold: float = 0.3  #: part of the steps before the cosine decay begins
-    warmup: int = 100
-    clip: float = 1.0  #: largest gradient norm
-    lam: float | None = None  #: λ of a fixed-rate network
-    seed: int = 0
-    validate_every: int = 500
-    save_every: int = 100
+# -- images -----------------------------------------------------------------------------------------------------------
 
 
-def load_photos(folder: str | Path, smallest: int = 128) -> tuple[list[str], list[Tensor]]:
-    """Names and uint8 tensors (3, H, W) of all photos of a folder that are no smaller than a crop, sorted by name.
+def load_photos(source: str | Path, smallest: int = 128) -> tuple[list[str], list[Tensor]]:
+    """Names and uint8 tensors (3, H, W) of the photos of a data set or folder that are no smaller than a crop, by name.
 
     Raises:
-        AINNError: when the folder is missing or holds none.
+        AINNError: when the data set or folder is not here, holds no such photo or one that cannot be read, or holds an image
+            that is for evaluation only (known by the SHA-256 of its pixels or its file).
     """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise AINNError(f"{folder} is no folder")
+    if source not in data_sets.DATASETS and not Path(source).is_dir():
+        raise AINNError(f"{source} is no folder and no data set ({', '.join(data_sets.DATASETS)})")
+    reserved = data_sets.evaluation_hashes()
     names, images = [], []
-    for path in sorted(p for p in folder.iterdir() if p.suffix.lower() in (".png", ".jpg", ".jpeg", ".webp")):
-        with Image.open(path) as image:
-            if min(image.size) >= smallest:
-                names.append(path.name)
-                images.append(torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).contiguous())
+    for name, path in data_sets.images(source).items():
+        try:
+            packed = path.read_bytes()
+            with Image.open(io.BytesIO(packed)) as image:
+                pixels = np.array(image.convert("RGB")) if min(image.size) >= smallest else None
+        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+            raise AINNError(f"{path} cannot be read as an image: {error}") from None
+        if pixels is None:
+            continue
+        if {hashlib.sha256(packed).hexdigest(), hashlib.sha256(pixels.tobytes()).hexdigest()} & reserved:
+            raise AINNError(f"{name} is an image for evaluation: nothing may be trained on it; take it out of {source}")
+        names.append(name)
+        images.append(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
     if not images:
-        raise AINNError(f"{folder} holds no photo of at least {smallest} pixels a side")
+        raise AINNError(f"{source} holds no photo of at least {smallest} pixels a side")
     return names, images
 
 
 def hold_out(names: list[str], images: list[Tensor]) -> tuple[list[str], list[Tensor], list[Tensor]]:
-    """Every twelfth photo is kept for validation: names and images to train on, and at most 8 images to validate on.
+    """Every twelfth photo (of fewer than twelve, the last) is kept for validation: names and images to train on, and at
+    most 8 images to validate on. Raises AINNError for a single photo.
 
     >>> hold_out([str(i) for i in range(13)], list(range(13)))[2]
     [11]
     """
-    keep = [i for i in range(len(images)) if i % 12 != 11]
-    validation = [image for i, image in enumerate(images) if i % 12 == 11]
-    return [names[i] for i in keep], [images[i] for i in keep], validation[::max(1, len(validation) // 8)][:8]
+    count = len(images)
+    if count < 2:
+        raise AINNError("two photos are needed at least: one of them is for validation")
+    kept = [i for i in range(count) if i % 12 == 11 or i == count - 1 < 11]
+    validation = [images[i] for i in kept]
+    rest = [i for i in range(count) if i not in kept]
+    return [names[i] for i in rest], [images[i] for i in rest], validation[::max(1, len(validation) // 8)][:8]
 
 
 def draw_sample(images: list[Tensor], config: AINNConfig, recipe: Recipe, step: int, index: int) -> dict[str, Tensor]:
@@ -99,6 +106,9 @@ def draw_sample(images: list[Tensor], config: AINNConfig, recipe: Recipe, step: 
         "noise_y": torch.from_numpy(rng.random((config.latent_channels, small, small), dtype=np.float32) - 0.5),
         "noise_z": torch.from_numpy(rng.random((config.N, small // 4, small // 4), dtype=np.float32) - 0.5),
     }
+
+
+# -- loss -------------------------------------------------------------------------------------------------------------
 
 
 def rd_loss(output: dict, x: Tensor, lam: Tensor, weight: Tensor | float = 1.0) -> dict[str, Tensor]:
@@ -127,14 +137,7 @@ def balance(lam: Tensor, lambdas: tuple[float, float]) -> Tensor:
     return ((lambdas[0] * lambdas[1]) ** 0.5 / lam).sqrt()
 
 
-def learning_rate(recipe: Recipe, step: int) -> float:
-    """Factor on the learning rates: linear warm-up, constant, then a cosine to 1 %."""
-    hold = int(recipe.hold * recipe.steps)
-    if step < recipe.warmup:
-        return (step + 1) / recipe.warmup
-    if step < hold:
-        return 1.0
-    return 0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * (step - hold) / max(1, recipe.steps - hold)))
+# -- the start --------------------------------------------------------------------------------------------------------
 
 
 def start_from(model: AINN, weights: str | Path) -> AINN:
@@ -148,37 +151,104 @@ def start_from(model: AINN, weights: str | Path) -> AINN:
     if {name: p.shape for name, p in trained.named_parameters()} != {name: p.shape for name, p in own.items()}:
         raise AINNError(f"{weights} are weights of another shape than this preset")
     state = {name: value for name, value in values.items() if name in own or name.startswith("rate_control.")}
-    torch.nn.Module.load_state_dict(model, state, strict=False)
+    nn.Module.load_state_dict(model, state, strict=False)
     if model.config.variable_rate:
         model.rate_control.move(trained.config.lambdas, model.config.lambdas)
     return model
 
 
-def train_preset(preset: str, data: str | Path, recipe: Recipe, out: str | Path, start: str | Path | None = None) -> Path:
-    """Train a preset on a folder of photos, from the linear codec or from trained weights (``start``); weights with their facts
-    end in ``out``/weights.
-
-    Returns the path of the safetensors file. Run again with the same arguments, it goes on where it stopped.
+@torch.no_grad()
+def start_at_fixed_rate(model: AINN, images: list[Tensor], lam: float) -> AINN:
+    r"""`start_as_linear_codec` for a network without gains: the gain :math:`\sqrt G/\Delta(\lambda)` that gives rounding to
+    whole numbers the best step goes into W of level 4 (and leaves again through its inverse) and the entropy model.
     """
-    out = Path(out)
-    keep_memory()
-    names, images, validation = hold_out(*load_photos(data, recipe.patch))
+    start_as_linear_codec(model, images)
+    gain = math.sqrt(BLOCK / model.config.M) / best_step(lam)
+    model.levels[3].conv1x1.weight.mul_(gain)
+    model.entropy_parameters[-1].bias.mul_(gain)
+    return model
+
+
+def beginning(config: AINNConfig, weights: str | Path | None = None) -> str:
+    """Where training of a network begins: at trained weights, as the linear codec or, where the configuration cannot be
+    one (the authors' cannot), at random values.
+
+    >>> beginning(AINNConfig()), beginning(AINNConfig(pdm_skip=False))
+    ('random', 'linear codec')
+    """
+    return str(weights or ("random" if config.pdm_skip and config.pdm != "none" or not config.squeeze else "linear codec"))
+
+
+# -- a run ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Devices:
+    """Where a run is computed. Sample i of a step is the same on any number of devices."""
+
+    accelerator: str = "auto"  #: auto (a CUDA GPU if there is one), cpu or gpu
+    devices: int = 1
+    strategy: str = "auto"  #: auto or ddp
+    precision: str = "32-true"  #: or bf16-mixed
+
+    def fabric(self) -> Fabric:
+        """Not yet launched. Raises AINNError for devices that are not here."""
+        if self.devices < 1:
+            raise AINNError(f"the number of devices must be at least 1, got {self.devices}")
+        gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+        gpu = self.accelerator == "gpu" or self.accelerator == "auto" and gpus > 0
+        if gpu and self.devices > gpus:
+            raise AINNError(f"{self.devices} GPUs are asked for and {gpus} are here; try --accelerator cpu")
+        return Fabric(accelerator="cuda" if gpu else "cpu", devices=self.devices, strategy=self.strategy,
+                      precision=self.precision)
+
+
+def train_preset(preset: str, data: str | Path | None, recipe: Recipe, out: str | Path, start: str | Path | None = None,
+                 config: dict | None = None, devices: Devices | None = None) -> Path | None:
+    """Train a preset, from the linear codec or from trained weights (``start``); weights with their facts end in
+    ``out``/weights. With ``recipe.lam`` it is a network of that one rate.
+
+    Args:
+        data: folder of photos, name of a data set, or None: dead leaves, drawn once into ``out``/dead_leaves.
+        config: changes to the preset's `AINNConfig`.
+
+    Returns the path of the safetensors file (None on all processes but the first). Run again with the same arguments, it
+    goes on where it stopped.
+
+    Raises:
+        AINNError: as `load_photos`, `hold_out`, `start_from`, `Devices.fabric` and `train` do.
+    """
+    out, lam, devices = Path(out), recipe.lam, devices or Devices()
+    fabric = devices.fabric()
+    _check(recipe, devices.devices)
     torch.manual_seed(recipe.seed)
-    model = AINN.from_preset(preset)
+    fixed = {} if lam is None else {"variable_rate": False, "lambdas": (lam, lam)}
+    model = AINN.from_preset(preset, **{**(config or {}), **fixed})
+    leaves = out / "dead_leaves"
+    if data is None and len(list(leaves.glob("*.png"))) < DEAD_LEAVES:  # before `launch`, so that one process draws them
+        write_dead_leaves(leaves, DEAD_LEAVES, seed=recipe.seed)
+    names, images, validation = hold_out(*load_photos(leaves if data is None else data, recipe.patch))
+    keep_memory()
+    began = beginning(model.config, start)
     if (out / "checkpoint.pt").exists():
         pass  # `train` takes the run up again
     elif start:
         start_from(model, start)
-    else:
-        start_as_linear_codec(model, images)
-    train(model, names, images, validation, recipe, out)
+    elif began == "linear codec":
+        start_as_linear_codec(model, images) if lam is None else start_at_fixed_rate(model, images, lam)
+    fabric.launch()
+    train(model, names, images, validation, recipe, out, fabric)
+    if not fabric.is_global_zero:
+        return None
     facts = {
-        "preset": preset, "recipe": asdict(recipe), "start": str(start or "linear codec"), "photos": len(names), "data": Path(data).name,
-        "data_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest(),
+        "preset": preset, "recipe": json.loads((out / "run.json").read_text())["recipe"], "start": began,
+        "photos": len(names), "data": "dead leaves" if data is None else Path(data).name,
+        "data_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest(), "devices": asdict(devices),
         "parameters": sum(p.numel() for p in model.parameters()),
         "log": list(csv.DictReader((out / "log.csv").open())), **provenance(),
     }
-    return save_pretrained(model, out / "weights" / preset, facts)
+    name = preset if lam is None else f"{preset}-{lam:g}".replace(".", "_")
+    return save_pretrained(model, out / "weights" / name, facts)
 
 
 def keep_memory() -> None:
@@ -197,79 +267,154 @@ def train(model: AINN, names: list[str], images: list[Tensor], validation: list[
         model: for a new run, as it is to start, for instance from `start_as_linear_codec`.
         names, images: as `load_photos` returns them.
         validation: images that are neither trained on nor used for evaluation.
+        fabric: launched, where it has several devices; only its first process writes files.
 
     Raises:
-        AINNError: when the loss is no longer finite (naming the first module with such a gradient), or the folder
-            holds a run of another recipe.
+        AINNError: when the loss is no longer finite (naming the first module with such a gradient), the folder holds a
+            run of another recipe, or recipe and network do not fit.
     """
-    fabric = fabric or Fabric(accelerator="cpu", devices=1)
+    fabric = fabric or Devices("cpu").fabric()
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    settings = {"recipe": asdict(recipe), "config": asdict(model.config), "images": len(names)}
-    settings = json.loads(json.dumps(settings))
-    kept = folder / "run.json"
-    if kept.exists() and json.loads(kept.read_text()) != settings:
-        raise AINNError(f"{folder} holds a run with other settings; choose another folder or delete it")
-    kept.write_text(json.dumps(settings, indent=1))
-
-    entropy = [p for n, p in model.named_parameters()
-               if n.startswith(ENTROPY_PARTS) and not n.endswith("quantiles") and p.requires_grad]
-    transform = [p for n, p in model.named_parameters() if not n.startswith(ENTROPY_PARTS) and p.requires_grad]
-    optimizer = torch.optim.Adam([{"params": transform, "lr": recipe.lr, "base": recipe.lr},
-                                  {"params": entropy, "lr": recipe.entropy_lr, "base": recipe.entropy_lr}])
+    _check(recipe, fabric.world_size)
+    if model.config.variable_rate != (recipe.lam is None):
+        raise AINNError("this network has one fixed rate: give its λ" if recipe.lam is None else
+                        "a network for every rate takes no λ; a fixed-rate one does (variable_rate=False)")
+    recipe = _settle(model, images, validation, recipe, folder, fabric)
     checkpoint, start, minutes = folder / "checkpoint.pt", 0, 0.0
-    if checkpoint.exists():
-        state = torch.load(checkpoint, weights_only=True)
-        torch.nn.Module.load_state_dict(model, state["model"])
-        optimizer.load_state_dict(state["optimizer"])
+    state = torch.load(checkpoint, weights_only=True, map_location="cpu") if checkpoint.exists() else None
+    if state:
+        nn.Module.load_state_dict(model, state["model"])
         start, minutes = state["step"], state["minutes"]
-    model = model.to(memory_format=torch.channels_last).train()
-    module, optimizer = fabric.setup(model, optimizer)
-    log = _Log(folder / "log.csv", start)
-    began, local = time.monotonic(), recipe.batch // fabric.world_size
+    module, optimizer = _setup(model, recipe, fabric)
+    if state:
+        optimizer.load_state_dict(state["optimizer"])
+    log, running = _Log(folder / "log.csv", start), {}
+    began = time.monotonic()
     bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, disable=not (progress and fabric.is_global_zero))
-    for step in bar:
-        for group in optimizer.param_groups:
-            group["lr"] = group["base"] * learning_rate(recipe, step)
-        if step % QUANTILES_EVERY == 0:
-            model.entropy_bottleneck._update_quantiles()
-        samples = [draw_sample(images, model.config, recipe, step, fabric.global_rank * local + i) for i in range(local)]
-        batch = fabric.to_device({key: torch.stack([s[key] for s in samples]) for key in samples[0]})
-        quality = batch["quality"] if model.config.variable_rate else None
-        lam = lagrangian(quality, model.config.lambdas) if quality is not None else torch.tensor(recipe.lam or model.config.lambdas[0])
-        forward = partial(module, batch["x"], quality, noise=(batch["noise_y"], batch["noise_z"]))
-        losses = rd_loss(forward(), batch["x"], lam, balance(lam, model.config.lambdas) if quality is not None else 1.0)
-        optimizer.zero_grad()
-        fabric.backward(losses["loss"])
-        norm = torch.nn.utils.clip_grad_norm_([*transform, *entropy], recipe.clip)
-        if not torch.isfinite(norm):
-            raise AINNError(f"training stopped at step {step}: {_first_not_finite(model, forward)} is not finite")
-        optimizer.step()
-        values = {key: float(value.detach()) for key, value in losses.items()}
-        log.add(step, values)
+    for step in bar:  # shows the time left by itself
+        values = _train_step(fabric, module, model, optimizer, images, recipe, step)
+        log.add(values)
+        running = {key: 0.98 * running.get(key, value) + 0.02 * value for key, value in values.items()}
+        bar.set_postfix_str(f"{running['bpp']:.3f} bpp, {-10 * math.log10(running['mse']):.2f} dB, loss {running['loss']:.3f}",
+                            refresh=False)
         done, spent = step + 1, minutes + (time.monotonic() - began) / 60
-        if done % recipe.validate_every == 0 or done == recipe.steps:
-            log.write(done, spent, validate(model, validation, recipe.lam))
-            bar.set_postfix(log.last)
+        if fabric.is_global_zero and (done % recipe.validate_every == 0 or done == recipe.steps):
+            log.write(done, spent, validate(model, validation))
         if fabric.is_global_zero and (done % recipe.save_every == 0 or done == recipe.steps):
             state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done, "minutes": spent}
-            torch.save(state, checkpoint.with_suffix(".new"))
-            os.replace(checkpoint.with_suffix(".new"), checkpoint)  # a kill leaves the old one or the new one, whole
+            with _whole(checkpoint) as path:
+                torch.save(state, path)
+    fabric.barrier()  # the others wait for the first one's files
     model.entropy_bottleneck._update_quantiles()
-    model.update(force=True)
+    model.cpu().update(force=True)
     return model.eval()
 
 
+def _check(recipe: Recipe, devices: int) -> None:
+    if recipe.batch % devices:
+        raise AINNError(f"a batch of {recipe.batch} cannot be divided among {devices} devices")
+    if recipe.steps is None and recipe.minutes is None:
+        raise AINNError("say how long to train: a number of steps or of minutes")
+
+
+def _settle(model: AINN, images: list[Tensor], validation: list[Tensor], recipe: Recipe, folder: Path, fabric: Fabric) -> Recipe:
+    """The recipe with its number of steps; run.json keeps it, and everything else that a run taken up again must share."""
+    settings = json.loads(json.dumps({"recipe": asdict(recipe), "config": asdict(model.config), "images": len(images),
+                                      "precision": fabric.strategy.precision.precision}))
+    kept = folder / "run.json"
+    if kept.exists():
+        known = {"precision": "32-true", **json.loads(kept.read_text())}  # a run of an older version knows fewer settings
+        known["recipe"] = {**json.loads(json.dumps(asdict(Recipe()))), **known["recipe"]}
+        if recipe.steps is None:
+            recipe = replace(recipe, steps=known["recipe"]["steps"])
+            settings["recipe"]["steps"] = recipe.steps
+        if known != settings:
+            raise AINNError(f"{folder} holds a run with other settings; choose another folder or delete it")
+    elif recipe.steps is None:
+        recipe = replace(recipe, steps=fabric.broadcast(steps_for(model, images, validation, recipe, fabric)))
+        settings["recipe"]["steps"] = recipe.steps
+    if fabric.is_global_zero:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _whole(kept) as path:
+            path.write_text(json.dumps(settings, indent=1))
+    return recipe
+
+
+def steps_for(model: AINN, images: list[Tensor], validation: list[Tensor], recipe: Recipe, fabric: Fabric) -> int:
+    """How many steps fit into ``recipe.minutes``, from the median time of a few steps and the time of a validation, on a
+    throw-away copy: the run itself begins untouched.
+    """
+    twin, trial = copy.deepcopy(model), replace(recipe, steps=WARM + TIMED)
+    module, optimizer = _setup(twin, trial, fabric)
+    seconds = []
+    for step in range(trial.steps):
+        began = time.monotonic()
+        _train_step(fabric, module, twin, optimizer, images, trial, step)
+        seconds.append(time.monotonic() - began)
+    began = time.monotonic()
+    validate(twin, validation)
+    return _fitting(recipe, statistics.median(seconds[WARM:]), time.monotonic() - began)
+
+
+def _fitting(recipe: Recipe, step: float, validation: float) -> int:
+    """
+    >>> _fitting(Recipe(minutes=10, validate_every=100), step=0.5, validation=10)
+    1000
+    """
+    return max(1, int(60 * recipe.minutes / (step + validation / recipe.validate_every)))
+
+
+def _setup(model: AINN, recipe: Recipe, fabric: Fabric) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """The model as Fabric wraps it (with gradients averaged over devices), and Adam with two learning rates."""
+    model.entropy_bottleneck.quantiles.requires_grad_(False)  # they are solved for; DDP would wait for their gradient
+    if fabric.world_size > 1 and fabric.device.type == "cuda":
+        nn.SyncBatchNorm.convert_sync_batchnorm(model)
+    parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
+    entropy = [p for name, p in parameters.items() if name.startswith(ENTROPY_PARTS)]
+    transform = [p for name, p in parameters.items() if not name.startswith(ENTROPY_PARTS)]
+    optimizer = torch.optim.Adam([{"params": transform, "lr": recipe.lr, "base": recipe.lr},
+                                  {"params": entropy, "lr": recipe.entropy_lr, "base": recipe.entropy_lr}])
+    return fabric.setup(model.to(memory_format=torch.channels_last).train(), optimizer)
+
+
+def _train_step(fabric: Fabric, module: nn.Module, model: AINN, optimizer: torch.optim.Optimizer, images: list[Tensor],
+                recipe: Recipe, step: int) -> dict[str, float]:
+    """One step of all devices; ``module`` is ``model`` as Fabric wraps it. Returns the means of `rd_loss` over the batch.
+
+    Raises:
+        AINNError: when a gradient is not finite, naming the module.
+    """
+    c, local = model.config, recipe.batch // fabric.world_size
+    for group in optimizer.param_groups:
+        group["lr"] = group["base"] * learning_rate(recipe, step)
+    if step % QUANTILES_EVERY == 0:
+        model.entropy_bottleneck._update_quantiles()
+    samples = [draw_sample(images, c, recipe, step, fabric.global_rank * local + i) for i in range(local)]
+    batch = fabric.to_device({key: torch.stack([s[key] for s in samples]) for key in samples[0]})
+    quality = batch["quality"] if c.variable_rate else None
+    lam = torch.tensor(recipe.lam) if quality is None else lagrangian(quality, c.lambdas)
+    forward = partial(module, batch["x"], quality, noise=(batch["noise_y"], batch["noise_z"]))
+    losses = rd_loss(forward(), batch["x"], lam, 1.0 if quality is None else balance(lam, c.lambdas))
+    optimizer.zero_grad()
+    fabric.backward(losses["loss"])
+    norm = nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], recipe.clip)
+    if not torch.isfinite(norm):
+        raise AINNError(f"training stopped at step {step}: {_first_not_finite(model, forward)} is not finite")
+    optimizer.step()
+    means = fabric.all_reduce(torch.stack([value.detach() for value in losses.values()]), reduce_op="mean")
+    return dict(zip(losses, means.tolist(), strict=True))
+
+
 @torch.no_grad()
-def validate(model: AINN, images: list[Tensor], lam: float | None, qualities: tuple[float, ...] = (2.0, 4.0, 6.0)) -> dict[str, float]:
+def validate(model: AINN, images: list[Tensor], qualities: tuple[float, ...] = (2.0, 4.0, 6.0)) -> dict[str, float]:
     """Estimated bpp and PSNR (dB, of the clamped reconstruction), mean over the images cropped to multiples of 64."""
-    was_training = model.training
+    was_training, device = model.training, next(model.parameters()).device
     model.eval()
     result = {}
     for quality in qualities if model.config.variable_rate else (None,):
         rows = []
         for image in images:
-            x = image[None, :, : image.shape[1] // 64 * 64, : image.shape[2] // 64 * 64].float() / 255
+            x = image[None, :, : image.shape[1] // 64 * 64, : image.shape[2] // 64 * 64].to(device).float() / 255
             output = model(x, quality)
             bits = sum(-torch.log2(p).sum().item() for p in output["likelihoods"].values())
             mse = (output["x_hat"].clamp(0, 1) - x).square().mean().item()
@@ -280,26 +425,32 @@ def validate(model: AINN, images: list[Tensor], lam: float | None, qualities: tu
     return {key: round(value, 4) for key, value in result.items()}
 
 
+@contextlib.contextmanager
+def _whole(path: Path) -> Iterator[Path]:
+    """Another name to write to; it replaces ``path`` in the end: a kill leaves the old file or the new one, whole."""
+    yield path.with_suffix(".new")
+    os.replace(path.with_suffix(".new"), path)
+
+
 class _Log:
     """log.csv: one row a validation, with the means of the training steps since the row before."""
 
     def __init__(self, path: Path, start: int):
-        self.path, self.sums, self.count, self.last = path, {}, 0, {}
+        self.path, self.sums, self.count = path, {}, 0
         self.rows = []
         if path.exists():  # rows after the checkpoint are measured again
             self.rows = [row for row in csv.DictReader(path.open()) if int(row["step"]) <= start]
 
-    def add(self, step: int, values: dict[str, float]) -> None:
+    def add(self, values: dict[str, float]) -> None:
         self.count += 1
         for key, value in values.items():
             self.sums[key] = self.sums.get(key, 0.0) + value
 
     def write(self, step: int, minutes: float, validation: dict[str, float]) -> None:
         means = {key: round(value / self.count, 5) for key, value in self.sums.items()}
-        self.last = validation
         self.rows.append({"step": step, "minutes": round(minutes, 2), **means, **validation})
         self.sums, self.count = {}, 0
-        with self.path.open("w", newline="") as file:
+        with _whole(self.path) as path, path.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(self.rows[-1]), lineterminator="\n")
             writer.writeheader()
             writer.writerows(self.rows)

@@ -29,7 +29,7 @@ def test_odd_sizes_come_back(subject, size):
     image = COFFEE.crop((0, 0, *size))
     decoded = subject.decode(subject.encode(image, subject.settings[-1]))
     assert decoded.size == size and decoded.mode == "RGB"
-    assert psnr(image, decoded) > (22 if subject.name == "jpeg2000rate" else 30)  # a fixed ratio leaves little to a tiny image
+    assert psnr(image, decoded) > (22 if subject.name == "jpeg2000rate" else 28)  # a fixed ratio leaves little to a tiny image
 
 
 def test_the_same_image_gives_the_same_bytes(subject):

@@ -17,6 +17,7 @@ from types import SimpleNamespace
 
 import constriction
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from compressai.models import JointAutoregressiveHierarchicalPriors as Serial
@@ -50,6 +51,20 @@ def benchmark(presets: list[str], output: Path | None = None) -> Path:
     output.write_text(json.dumps({"image": f"{WIDTH}x{HEIGHT}, astronaut enlarged", "repeats": REPEATS, "source": "measured here",
                                   **provenance(), "results": results}, indent=1) + "\n")
     return output
+
+
+def cost_table(path: Path = ROOT / "figures" / "data" / "benchmark.json") -> pd.DataFrame:
+    """What each preset costs, one row each, from a file of `benchmark`: parameters (millions), kMAC a pixel of both transforms,
+    seconds for one image (encode, decode, and decode with the serial loop), peak memory (MiB)."""
+    rows = {}
+    for result in json.loads(path.read_text())["results"]:
+        macs, seconds = result["kmac_per_pixel"], result["seconds"]
+        rows[result["preset"]] = {
+            "parameters (M)": f"{result['parameters'] / 1e6:.2f}", "analysis (kMAC/px)": f"{macs['analysis']:.0f}",
+            "synthesis (kMAC/px)": f"{macs['synthesis']:.0f}", "encode (s)": f"{seconds['encode']:.1f}",
+            "decode (s)": f"{seconds['decode']:.1f}", "serial decode (s)": f"{seconds['serial_decode']:.1f}",
+            "memory (MiB)": f"{result['peak_memory_mib']:.0f}"}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis("preset")
 
 
 @torch.no_grad()

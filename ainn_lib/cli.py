@@ -60,16 +60,26 @@ def _parser() -> argparse.ArgumentParser:
     info.add_argument("file", type=Path)
 
     train = command("train", _train, "train a network, or take up a stopped run again")
-    train.add_argument("--preset", default="tiny", help="paper, student or tiny (default: %(default)s)")
-    train.add_argument("--data", required=True, type=Path, help="folder of photos")
+    train.add_argument("--recipe", type=Path, metavar="FILE", help="preset and settings to begin with; flags override them")
+    train.add_argument("--preset", help="paper, student or tiny (default: tiny)")
+    train.add_argument("--data", metavar="NAME|DIR", help="data set or folder of photos (default: dead leaves, drawn once)")
     train.add_argument("--out", required=True, type=Path, help="folder of the run: checkpoint, log, weights")
-    train.add_argument("--steps", type=int, required=True)
-    train.add_argument("--batch", type=int, default=4)
-    train.add_argument("--patch", type=int, default=128)
-    train.add_argument("--lr", type=float, default=5e-4)
-    train.add_argument("--hold", type=float, default=0.3, help="part of the steps before the decay of the learning rate")
+    length = train.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int)
+    length.add_argument("--minutes", type=_number, help="as many steps as fit: timed once, when the run begins")
+    rate = train.add_mutually_exclusive_group()
+    rate.add_argument("--lambda", type=_number, dest="lam", metavar="X", help="a network of one rate (default: all rates)")
+    rate.add_argument("--quality", type=int, help="λ of this quality in the recipe file: a network of one rate")
+    train.add_argument("--batch", type=int, help="of all devices together (default: 4)")
+    train.add_argument("--patch", type=int, help="side of the crops (default: 128)")
+    train.add_argument("--lr", type=_number, help="of the transform (default: 5e-4); the entropy model's goes along")
+    train.add_argument("--hold", type=_number, help="part of the steps before the decay of the learning rate (default: 0.3)")
+    train.add_argument("--seed", type=int, help="(default: 0)")
     train.add_argument("--start", metavar="WEIGHTS", help="go on from trained weights of the same shape")
-    train.add_argument("--seed", type=int, default=0)
+    train.add_argument("--devices", type=int, default=1, metavar="N", help="(default: 1)")
+    train.add_argument("--strategy", choices=["auto", "ddp"], default="auto")
+    train.add_argument("--accelerator", choices=["auto", "cpu", "gpu"], default="auto")
+    train.add_argument("--precision", choices=["32-true", "bf16-mixed"], default="32-true")
 
     judge = command("evaluate", _evaluate, "measure rate and distortion of codecs and weights on images: one JSON file each")
     judge.add_argument("--dataset", required=True, metavar="NAME|DIR", help="kodak, embedded, ... or a folder of your own images")
@@ -151,10 +161,16 @@ def _info(o: argparse.Namespace) -> None:
 
 
 def _train(o: argparse.Namespace) -> None:
-    from .train import Recipe, train_preset
+    from .recipe import RecipeFile, read_recipe
+    from .train import Devices, train_preset
 
-    recipe = Recipe(steps=o.steps, batch=o.batch, patch=o.patch, lr=o.lr, entropy_lr=2 * o.lr, hold=o.hold, seed=o.seed)
-    print(f"weights: {train_preset(o.preset, o.data, recipe, o.out, o.start)}")
+    file = read_recipe(o.recipe) if o.recipe else RecipeFile()
+    flags = {name: getattr(o, name) for name in ("steps", "minutes", "batch", "patch", "lr", "hold", "seed")}
+    recipe = file.recipe(o.lam, o.quality, **{name: value for name, value in flags.items() if value is not None})
+    weights = train_preset(o.preset or file.preset, o.data, recipe, o.out, o.start, file.config,
+                           Devices(o.accelerator, o.devices, o.strategy, o.precision))
+    if weights:
+        print(f"weights: {weights}")
 
 
 def _evaluate(o: argparse.Namespace) -> None:

@@ -1,7 +1,7 @@
 """Rate-distortion curves and what is made of them: the BD-rate, Figure 5 and the table.
 
-Every curve says where it comes from: *measured here* (`ainn_lib.evaluate`), *published as numbers* (`data/published`). A curve over
-a whole data set and one over a part of it never share a BD-rate or a line style.
+Every curve says where it comes from: *measured here* (`ainn_lib.evaluate`), *published as numbers* (`data/published`). A
+curve over a whole data set and one over a part of it never share a BD-rate or a line style.
 """
 
 import csv
@@ -17,7 +17,8 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
+from matplotlib.lines import Line2D
 
 from .data import DATASETS
 from .errors import AINNError
@@ -28,28 +29,31 @@ STYLE = Path(__file__).with_name("ainn.mplstyle")
 PANELS = {"kodak": "Kodak", "clic2020-mobile-valid": "CLIC Mobile", "clic2020-professional-valid": "CLIC Professional",
           "tecnick": "Tecnick"}
 
-# One colour for a codec everywhere (Okabe and Ito's, and Tol's, told apart by colour-blind readers). A measured codec and the
-# published numbers of its standard share a colour and differ in line.
+# One colour for a codec everywhere (Okabe and Ito's, and Tol's, told apart by colour-blind readers). A measured codec and
+# the published numbers of its standard share a colour and differ in line.
 BLUE, SKY, GREEN, YELLOW, ORANGE, RED, PURPLE, BLACK = (
     "#0072B2", "#56B4E9", "#009E73", "#C9A800", "#E69F00", "#D55E00", "#CC79A7", "#000000")
 LOOK: dict[str, tuple[str, str]] = {  # codec -> title, colour; traditional codecs first, from simple to strong
     "jpeg": ("JPEG", "#999999"), "jpeg444": ("JPEG 4:4:4", "#666666"), "jpeg2000": ("JPEG 2000", YELLOW),
     "jpeg2000rate": ("JPEG 2000, fixed rate", "#8B7500"), "webp": ("WebP", SKY),
     "jpegxl": ("JPEG XL", PURPLE), "avif": ("AVIF 4:4:4", ORANGE), "av1": ("AV1", ORANGE),
-    "hevc": ("HEVC intra 4:4:4 (x265)", GREEN), "bpg_444_x265_ycbcr": ("BPG 4:4:4", GREEN), "hm": ("HM", "#44AA99"),
+    "hevc": ("HEVC intra 4:4:4 (x265)", GREEN), "bpg_444_x265_ycbcr": ("BPG 4:4:4", GREEN), "hm": ("HM", "#117733"),
     "vvc": ("VVC intra 4:2:0 (VVenC)", BLUE), "vtm": ("VTM", BLUE),
     "compressai-bmshj2018-factorized_mse_cuda": ("Factorized (2018)", "#999999"),
     "compressai-bmshj2018-hyperprior_mse_cuda": ("Hyperprior (2018)", SKY),
-    "compressai-mbt2018-mean_mse_cuda": ("Mean-scale (2018)", YELLOW), "compressai-mbt2018_mse_cuda": ("Joint (2018)", ORANGE),
+    "compressai-mbt2018-mean_mse_cuda": ("Mean-scale (2018)", YELLOW),
+    "compressai-mbt2018_mse_cuda": ("Joint (2018)", "#7F4F24"),
     "compressai-cheng2020-anchor_mse_cuda": ("Cheng anchor (2020)", GREEN),
-    "compressai-cheng2020-attn_mse_cuda": ("Cheng attention (2020)", "#44AA99"),
+    "compressai-cheng2020-attn_mse_cuda": ("Cheng attention (2020)", "#332288"),
     "invcompress2021-mse": ("InvCompress (2021)", PURPLE), "paper-elic2022_mse": ("ELIC (2022)", BLUE),
     "msinn2025-vbr": ("MSINN (2025)", "#882255"),
-    "tiny": ("A-INN tiny (ours)", "#F08A6B"), "student": ("A-INN student (ours)", RED), "ainn-authors": ("A-INN (authors)", BLACK),
+    "tiny": ("A-INN tiny (ours)", "#F08A6B"), "student": ("A-INN student (ours)", RED),
+    "ainn-authors": ("A-INN (authors)", BLACK),
 }
 for _name in [name for name in LOOK if name.startswith("compressai-")]:
     LOOK[_name.replace("_mse_", "_ms-ssim_")] = LOOK[_name]
 OURS = ("tiny", "student", "ainn-authors")
+APART = ("jpeg2000rate",)  # spends its bits by another rule: measured to show that, never drawn or ranked beside the others
 TRADITIONAL = tuple(LOOK)[:tuple(LOOK).index("vtm") + 1]
 LEARNED = tuple(name for name in LOOK if name not in TRADITIONAL and name not in OURS)
 
@@ -110,9 +114,45 @@ def published(folder: str | Path = PUBLISHED) -> list[Curve]:
                 if not all(key):
                     raise AINNError(f"{path.name}, line {number}: codec, dataset and source must be given")
                 groups.setdefault(key, []).append(point)
-    return [Curve(codec, dataset, "published as numbers", source, DATASETS[dataset].count if dataset in DATASETS else 0, True,
+    counts = {name: known.count for name, known in DATASETS.items()}
+    return [Curve(codec, dataset, "published as numbers", source, counts.get(dataset, 0), True,
                   *zip(*sorted(points, key=lambda p: p[0]), strict=True))
             for (codec, dataset, source), points in groups.items()]
+
+
+def per_image(codec: str, dataset: str = "kodak", folder: str | Path = MEASURED) -> tuple[np.ndarray, np.ndarray]:
+    """Bits per pixel and PSNR of every image at every setting of a measured codec, each (images, settings), rates rising.
+
+    Raises:
+        AINNError: when it was not measured.
+    """
+    path = Path(folder) / f"{dataset}-{codec}.json"
+    if not path.is_file():
+        raise AINNError(f"{codec!r} was not measured on {dataset}")
+    rows = json.loads(path.read_text())["per_image"]
+    bpp, psnr = (np.array([row[key] for row in rows], dtype=float) for key in ("bpp", "psnr-rgb"))
+    order = np.argsort(bpp.mean(0))
+    return bpp[:, order], psnr[:, order]
+
+
+def spent(codec: str, rate: float, each: bool = False, dataset: str = "kodak",
+          folder: str | Path = MEASURED) -> tuple[np.ndarray, np.ndarray]:
+    """Bits per pixel and PSNR of every image, (images,) each, when a measured codec may spend ``rate`` on average.
+
+    Args:
+        each: False: one setting for all images, and their *mean* rate is ``rate``; True: every image has that rate.
+
+    Raises:
+        AINNError: when its measured settings do not reach that rate, for the mean or for every image.
+    """
+    bpp, psnr = per_image(codec, dataset, folder)
+    rates = bpp if each else np.tile(bpp.mean(0), (len(bpp), 1))
+    if not rates[:, 0].max() <= rate <= rates[:, -1].min():
+        raise AINNError(f"the settings of {codec!r} do not bring {'every image' if each else 'the mean'} to {rate:g} bpp")
+    steps = np.arange(bpp.shape[1])
+    where = [np.interp(np.log(rate), np.log(row), steps) for row in rates]
+    at = [np.array([np.interp(step, steps, row) for step, row in zip(where, table, strict=True)]) for table in (bpp, psnr)]
+    return at[0], at[1]
 
 
 def better_of(a: Curve, b: Curve, title: str, metric: str = "psnr") -> Curve:
@@ -178,7 +218,7 @@ def bd_table(curves: Iterable[Curve], anchor: str, metric: str = "psnr") -> pd.D
     Raises:
         AINNError: when no curve of the anchor is there.
     """
-    curves = [c for c in curves if len(c.points(metric)[0]) and (_trained_for(c) or metric) == metric]
+    curves = _comparable(curves, metric)
     anchors = {(c.dataset, c.images): c for c in sorted(curves, key=lambda c: c.origin, reverse=True) if c.codec == anchor}
     if not anchors:
         raise AINNError(f"there is no curve of {anchor!r} to compare with")
@@ -191,15 +231,19 @@ def bd_table(curves: Iterable[Curve], anchor: str, metric: str = "psnr") -> pd.D
             entry[column] = str(bd_rate(anchors[curve.dataset, curve.images], curve, metric))
     index = pd.MultiIndex.from_tuples(rows, names=["codec", "source"])
     table = pd.DataFrame(list(rows.values()), index=index).fillna("-")
-    known = list(PANELS.values())
-    return table[sorted(table.columns, key=lambda name: known.index(name.split(" (")[0]) if name.split(" (")[0] in known else 9)]
+    places = {title: i for i, title in enumerate(PANELS.values())}
+    return table[sorted(table.columns, key=lambda name: places.get(name.split(" (")[0], 9))]
+
+
+def _comparable(curves: Iterable[Curve], metric: str) -> list[Curve]:
+    return [c for c in curves if (_trained_for(c) or metric) == metric and c.codec not in APART and len(c.points(metric)[0])]
 
 
 def draw_curve(ax: Axes, curve: Curve, metric: str = "psnr") -> None:
     """One curve in its codec's colour: measured solid with dots, a measured part of a set dotted, published dashed."""
     rates, qualities = curve.points(metric)
     if curve.origin == "published as numbers":
-        line = dict(linestyle="--", linewidth=0.9)
+        line = dict(linestyle="--", linewidth=0.9, dashes=(4, 1.3))
     elif curve.complete:
         line = dict(linestyle="-", marker="o", markersize=2.2, linewidth=1.1)
     else:
@@ -210,40 +254,55 @@ def draw_curve(ax: Axes, curve: Curve, metric: str = "psnr") -> None:
 
 
 def rd_figure(curves: Iterable[Curve], metric: str = "psnr", max_bpp: float = 2.0) -> Figure:
-    """The paper's Fig. 5 in our numbering: eight panels, traditional codecs above, learned ones below, one column a data set.
+    """The comparison in eight panels: traditional codecs above, learned ones below, one column a data set.
 
     Args:
         curves: measured and published ones together.
         metric: "psnr", or "ms-ssim" (in dB); networks trained for one are drawn in its panels only.
     """
-    curves = [c for c in curves if (_trained_for(c) or metric) == metric]
+    curves = _comparable(curves, metric)
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(2, len(PANELS), figsize=(7.2, 4.9), sharey="row", sharex=True, layout="constrained")
-        for row, kinds in enumerate((TRADITIONAL, LEARNED)):
-            legend: dict[str, object] = {}
-            for column, (dataset, title) in enumerate(PANELS.items()):
-                ax = axes[row, column]
-                here = [c for c in curves if c.dataset == dataset and (_base(c.codec) in kinds or c.codec in OURS)
-                        and len(c.points(metric)[0])]
+        figure = plt.figure(figsize=(7.2, 6.6), layout="constrained")
+        rows = figure.subfigures(2, 1, height_ratios=(1.06, 1))
+        for row, (part, kinds) in enumerate(zip(rows, (TRADITIONAL, LEARNED), strict=True)):
+            axes = part.subplots(1, len(PANELS), sharex=True, sharey=True)
+            for letter, ax, (dataset, title) in zip("abcdefgh"[4 * row:], axes, PANELS.items(), strict=False):
+                here = [c for c in curves if c.dataset == dataset and (_base(c.codec) in kinds or c.codec in OURS)]
                 for curve in here:
                     draw_curve(ax, curve, metric)
-                for handle, label in zip(*ax.get_legend_handles_labels(), strict=True):
-                    legend.setdefault(label, handle)
-                ax.set_title(f"({'abcdefgh'[4 * row + column]}) {title}", fontsize=8)
-                ax.set_xlim(0, max_bpp)
-                ax.set_ylim(*((24, 44) if metric == "psnr" else (8, 28)))
-                ax.text(0.97, 0.03, _missing(here, dataset), transform=ax.transAxes, ha="right", va="bottom", fontsize=5.5,
-                        color="0.35", linespacing=1.3)
-                if row:
-                    ax.set_xlabel("bits per pixel")
-            axes[row, 0].set_ylabel("PSNR (dB)" if metric == "psnr" else "MS-SSIM (dB)")
-            order = [t for t, _ in LOOK.values()]
-            legend = dict(sorted(legend.items(), key=lambda item: order.index(item[0]) if item[0] in order else 99))
-            axes[row, -1].legend(legend.values(), legend.keys(), loc="center left", bbox_to_anchor=(1.02, 0.5), fontsize=5.8,
-                                 handlelength=1.8, frameon=False)
+                ax.set(title=f"({letter}) {title}", xlabel="bits per pixel", xlim=(0, max_bpp),
+                       ylim=(25, 44) if metric == "psnr" else (8, 26),
+                       yticks=range(25, 45, 5) if metric == "psnr" else range(10, 30, 5))
+                ax.text(0.98, 0.02, _missing(here, dataset), transform=ax.transAxes, ha="right", va="bottom", fontsize=6,
+                        color="0.25", linespacing=1.3)
+            axes[0].set_ylabel("PSNR (dB)" if metric == "psnr" else "MS-SSIM (dB)")
+            _legend(part, axes)
         figure.supxlabel("solid, dots: measured here    dotted, squares: measured here on a part of the set    "
-                         "dashed: published as numbers    the authors' own curve is not public", fontsize=6)
+                         "dashed: published as numbers\n" + _authors(curves) + _training(metric), fontsize=6.5)
     return figure
+
+
+def _legend(part: SubFigure, axes: Iterable[Axes]) -> None:
+    """One legend below a row of panels, each title once, in the order of `LOOK`; dashed: only published numbers."""
+    lines = sorted((line for ax in axes for line in ax.get_lines()), key=lambda line: line.get_linestyle() != "--")
+    handles = {str(line.get_label()): line for line in lines}  # the last one stays: a measured one, if there is any
+    order = [title for title, _ in LOOK.values()]
+    labels = sorted(handles, key=lambda label: order.index(label) if label in order else len(order))
+    keys = [Line2D([], [], color=line.get_color(), linewidth=line.get_linewidth() + 0.5,
+                   linestyle=(0, (2.2, 0.9)) if line.get_linestyle() == "--" else "-") for line in map(handles.get, labels)]
+    if labels:
+        part.legend(keys, labels, loc="outside lower center", ncols=min(7, -(-len(labels) // 2)), fontsize=6.2,
+                    handlelength=1.7, columnspacing=1.1, handletextpad=0.5)
+
+
+def _authors(curves: Iterable[Curve]) -> str:
+    filled = any(curve.codec == "ainn-authors" for curve in curves)
+    return "A-INN (authors): see data/published/authors.csv" if filled else \
+        "the authors' own curve is not public as numbers: its slot, data/published/authors.csv, is empty"
+
+
+def _training(metric: str) -> str:
+    return "" if metric == "psnr" else "\nlearned codecs here were trained for MS-SSIM, ours for squared error"
 
 
 def _base(codec: str) -> str:
@@ -261,7 +320,8 @@ def _trained_for(curve: Curve) -> str | None:
 def _missing(curves: list[Curve], dataset: str) -> str:
     own = [c for c in curves if c.origin == "measured here"]
     if not own:
-        return "nothing measured here:\npublished numbers alone" if curves else "nothing measured,\nnothing published"
+        words = "nothing measured here:\npublished numbers alone", "nothing measured,\nno published numbers to draw"
+        return words[not curves]
     part = next((c.images for c in own if not c.complete), None)
     return f"measured: {part} of {DATASETS[dataset].count} images" if part else ""
 
@@ -286,5 +346,6 @@ def _latex(table: pd.DataFrame, caption: str) -> str:
         return " & ".join(str(v).replace("%", r"\%").replace("_", r"\_") for v in values) + r" \\"
 
     flat = table.reset_index()
-    return "\n".join([rf"% {caption}", rf"\begin{{tabular}}{{{'l' * flat.shape[1]}}}", r"\hline", cells(flat.columns), r"\hline",
+    begin = rf"\begin{{tabular}}{{{'l' * flat.shape[1]}}}"
+    return "\n".join([rf"% {caption}", begin, r"\hline", cells(flat.columns), r"\hline",
                       *(cells(row) for row in flat.itertuples(index=False)), r"\hline", r"\end{tabular}", ""])

@@ -24,8 +24,7 @@ def dead_leaves(size: int, seed: int | list[int]) -> Image.Image:
     >>> dead_leaves(32, 0).size
     (32, 32)
     """
-    if size < 16:
-        raise AINNError(f"dead leaves need a size of at least 16 pixels, not {size}")
+    _check_size(size)
     rng = np.random.default_rng(seed)
     side, smallest, largest = 2 * size, 2.0, float(size)
     wide = side + 2 * largest  # centres outside the image too, or its border would differ from its middle
@@ -68,6 +67,7 @@ def write_dead_leaves(folder: str | Path, count: int, size: int = 256, seed: int
     """Write `dead_leaves` 0 to ``count`` - 1 of a seed as PNG files; returns the folder. Raises AINNError as it does."""
     if count < 1 or seed < 0:
         raise AINNError("dead leaves need a count of at least 1 and a seed of at least 0")
+    _check_size(size)
     with arriving(Path(folder)) as scratch:
         for i in tqdm(range(count), desc="dead leaves", unit="image", disable=not progress):
             dead_leaves(size, [seed, i]).save(scratch / f"dead_leaves_{seed}_{i:05}.png")
@@ -91,3 +91,8 @@ def radial_spectrum(image: Image.Image | np.ndarray) -> tuple[np.ndarray, np.nda
     mean = np.bincount(ring, power.ravel()) / np.bincount(ring)
     k = np.arange(1, steps // 2 + 1)
     return k / steps, mean[k]
+
+
+def _check_size(size: int) -> None:
+    if size < 16:
+        raise AINNError(f"dead leaves need a size of at least 16 pixels, not {size}")

@@ -16,7 +16,7 @@ import json
 import os
 import statistics
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import get_context
 from pathlib import Path
@@ -116,11 +116,17 @@ def evaluate(images: dict[str, Path], dataset: str, kind: str, name: str, output
         waiting = {pool.submit(_measure_file, kind, name, images[image], setting): (image, setting) for image, setting in todo}
         try:
             for done in as_completed(waiting):
-                image, setting = waiting[done]
-                rows.add({"image": image, "setting": setting, **done.result()})
+                rows.add(waiting[done], done.result())
                 bar.update()
         except BrokenProcessPool:
             raise AINNError("a measuring process died, perhaps for want of memory; try again with fewer jobs") from None
+        except AINNError:
+            for future in waiting:
+                future.cancel()
+            for future in wait(waiting).done:  # what was under way is kept
+                if not future.cancelled() and not future.exception():
+                    rows.add(waiting[future], future.result())
+            raise
         finally:
             bar.close()
             for future in waiting:
@@ -200,9 +206,10 @@ class _Rows(contextlib.AbstractContextManager):
         self.file.write(json.dumps(line) + "\n")
         self.file.flush()
 
-    def add(self, row: dict) -> None:
-        self.done[row["image"], row["setting"]] = row
-        self._write(row)
+    def add(self, key: tuple[str, float], values: dict) -> None:
+        if key not in self.done:
+            self.done[key] = {"image": key[0], "setting": key[1], **values}
+            self._write(self.done[key])
 
     def __exit__(self, *error: object) -> None:
         self.file.close()

@@ -56,7 +56,8 @@ class Recipe:
         need(self.patch % 64 == 0, "patch", "a multiple of 64")
         for name in ("lr", "entropy_lr", "clip", "lam", "minutes"):
             value = getattr(self, name)
-            need(_number(value) and 0 < value < math.inf or name in ("lam", "minutes") and value is None, name, "a number above 0")
+            optional = name in ("lam", "minutes") and value is None
+            need(optional or _number(value) and 0 < value < math.inf, name, "a number above 0")
         need(_number(self.hold) and 0 <= self.hold <= 1, "hold", "a part of the steps, from 0 to 1")
         need(self.schedule in SCHEDULES, "schedule", " or ".join(SCHEDULES))
         need(isinstance(self.drops, tuple) and all(_number(d) and 0 < d < 1 for d in self.drops)
@@ -95,15 +96,29 @@ class RecipeFile:
     training: dict = dataclasses.field(default_factory=dict)
     about: dict = dataclasses.field(default_factory=dict)  #: for the reader
 
-    def lam(self, quality: int | None) -> float | None:
-        """λ of a quality. Raises AINNError for one that the file does not hold, or where one has to be chosen."""
-        if not self.lambdas and quality is None:
-            return None
-        if not self.lambdas:
-            raise AINNError("the recipe lists no λ by quality: choose one with --lambda")
-        if quality is None or not 1 <= quality <= len(self.lambdas):
-            raise AINNError(f"the recipe is for networks of one rate: choose --quality 1 to {len(self.lambdas)}, or --lambda")
-        return self.lambdas[quality - 1]
+    def recipe(self, lam: float | None = None, quality: int | None = None, **changes) -> Recipe:
+        """The `Recipe` with changes; a new ``lr`` keeps its ratio to ``entropy_lr``, and minutes take the place of steps.
+
+        Raises:
+            AINNError: as `Recipe` does, or where a quality is not among those of the file, or one has to be chosen.
+
+        >>> RecipeFile(training={"steps": 9}).recipe(lr=1e-4).entropy_lr
+        0.0002
+        """
+        count = len(self.lambdas)
+        if lam is None and quality is not None and not 1 <= quality <= count:
+            raise AINNError(f"the recipe has λ for the qualities 1 to {count}" if count else
+                            "without a recipe that lists λ by quality, --lambda chooses the rate")
+        if lam is None and quality is None and count:
+            raise AINNError(f"the recipe is for networks of one rate: choose --quality 1 to {count} or --lambda")
+        base = Recipe(**self.training)
+        changes["lam"] = self.lambdas[quality - 1] if quality is not None else base.lam if lam is None else lam
+        if "minutes" in changes:
+            changes["steps"] = None
+        elif "steps" in changes:
+            changes["minutes"] = None
+        new = dataclasses.replace(base, **changes)
+        return dataclasses.replace(new, entropy_lr=base.entropy_lr * (new.lr / base.lr))
 
 
 def read_recipe(path: str | Path) -> RecipeFile:

@@ -5,7 +5,6 @@ import copy
 import csv
 import ctypes
 import hashlib
-import io
 import json
 import math
 import os
@@ -19,93 +18,23 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import data as data_sets
 from .dead_leaves import write_dead_leaves
 from .errors import AINNError
 from .linear import BLOCK, best_step, start_as_linear_codec
 from .model import AINN, AINNConfig
 from .provenance import provenance
-from .rate import QUALITIES, lagrangian
+from .rate import lagrangian
 from .recipe import Recipe, learning_rate
+from .samples import draw_sample, hold_out, load_photos
 from .weights import load_pretrained, save_pretrained
 
 ENTROPY_PARTS = ("h_a", "h_s", "context_prediction", "entropy_parameters", "entropy_bottleneck", "rate_control")
 QUANTILES_EVERY = 100  # steps between two solutions of the bottleneck's quantiles
 DEAD_LEAVES = 200  # images of 256x256 that are drawn where no photos are given
 WARM, TIMED = 2, 5  # steps that `steps_for` runs before it measures, and while it does
-
-
-# -- images -----------------------------------------------------------------------------------------------------------
-
-
-def load_photos(source: str | Path, smallest: int = 128) -> tuple[list[str], list[Tensor]]:
-    """Names and uint8 tensors (3, H, W) of the photos of a data set or folder that are no smaller than a crop, by name.
-
-    Raises:
-        AINNError: when the data set or folder is not here, holds no such photo or one that cannot be read, or holds an image
-            that is for evaluation only (known by the SHA-256 of its pixels or its file).
-    """
-    if source not in data_sets.DATASETS and not Path(source).is_dir():
-        raise AINNError(f"{source} is no folder and no data set ({', '.join(data_sets.DATASETS)})")
-    reserved = data_sets.evaluation_hashes()
-    names, images = [], []
-    for name, path in data_sets.images(source).items():
-        try:
-            packed = path.read_bytes()
-            with Image.open(io.BytesIO(packed)) as image:
-                pixels = np.array(image.convert("RGB")) if min(image.size) >= smallest else None
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
-            raise AINNError(f"{path} cannot be read as an image: {error}") from None
-        if pixels is None:
-            continue
-        if {hashlib.sha256(packed).hexdigest(), hashlib.sha256(pixels.tobytes()).hexdigest()} & reserved:
-            raise AINNError(f"{name} is an image for evaluation: nothing may be trained on it; take it out of {source}")
-        names.append(name)
-        images.append(torch.from_numpy(pixels).permute(2, 0, 1).contiguous())
-    if not images:
-        raise AINNError(f"{source} holds no photo of at least {smallest} pixels a side")
-    return names, images
-
-
-def hold_out(names: list[str], images: list[Tensor]) -> tuple[list[str], list[Tensor], list[Tensor]]:
-    """Every twelfth photo (of fewer than twelve, the last) is kept for validation: names and images to train on, and at
-    most 8 images to validate on. Raises AINNError for a single photo.
-
-    >>> hold_out([str(i) for i in range(13)], list(range(13)))[2]
-    [11]
-    """
-    count = len(images)
-    if count < 2:
-        raise AINNError("two photos are needed at least: one of them is for validation")
-    kept = [i for i in range(count) if i % 12 == 11 or i == count - 1 < 11]
-    validation = [images[i] for i in kept]
-    rest = [i for i in range(count) if i not in kept]
-    return [names[i] for i in rest], [images[i] for i in rest], validation[::max(1, len(validation) // 8)][:8]
-
-
-def draw_sample(images: list[Tensor], config: AINNConfig, recipe: Recipe, step: int, index: int) -> dict[str, Tensor]:
-    """One training sample, a function of (seed, step, index) alone: crop, quality and quantization noise."""
-    rng = np.random.default_rng([recipe.seed, step, index])
-    image = images[rng.integers(len(images))]
-    top, left = (int(rng.integers(side - recipe.patch + 1)) for side in image.shape[1:])
-    crop = image[:, top:top + recipe.patch, left:left + recipe.patch]
-    if rng.random() < 0.5:
-        crop = crop.flip(2)
-    if rng.random() < 0.5:
-        crop = crop.transpose(1, 2)
-    small = recipe.patch // 16
-    return {
-        "x": crop.float() / 255,
-        # every batch goes through the qualities from low to high
-        "quality": torch.tensor(QUALITIES[0] + (QUALITIES[1] - QUALITIES[0]) * (index + rng.random()) / recipe.batch,
-                                dtype=torch.float32),
-        "noise_y": torch.from_numpy(rng.random((config.latent_channels, small, small), dtype=np.float32) - 0.5),
-        "noise_z": torch.from_numpy(rng.random((config.N, small // 4, small // 4), dtype=np.float32) - 0.5),
-    }
 
 
 # -- loss -------------------------------------------------------------------------------------------------------------
@@ -237,7 +166,7 @@ def train_preset(preset: str, data: str | Path | None, recipe: Recipe, out: str 
     elif began == "linear codec":
         start_as_linear_codec(model, images) if lam is None else start_at_fixed_rate(model, images, lam)
     fabric.launch()
-    train(model, names, images, validation, recipe, out, fabric)
+    train(model, images, validation, recipe, out, fabric)
     if not fabric.is_global_zero:
         return None
     facts = {
@@ -245,27 +174,27 @@ def train_preset(preset: str, data: str | Path | None, recipe: Recipe, out: str 
         "photos": len(names), "data": "dead leaves" if data is None else Path(data).name,
         "data_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest(), "devices": asdict(devices),
         "parameters": sum(p.numel() for p in model.parameters()),
-        "log": list(csv.DictReader((out / "log.csv").open())), **provenance(),
+        "log": _Log(out / "log.csv").rows, **provenance(),
     }
     name = preset if lam is None else f"{preset}-{lam:g}".replace(".", "_")
     return save_pretrained(model, out / "weights" / name, facts)
 
 
 def keep_memory() -> None:
-    """Tell glibc to keep freed memory: without this a fifth of a training step goes into fetching pages again. Linux only."""
+    """Tell glibc to keep freed memory: else a fifth of a training step goes into fetching pages again. Linux only."""
     with contextlib.suppress(OSError, AttributeError):
         mallopt = ctypes.CDLL("libc.so.6").mallopt
         for option, value in ((-1, 2**31 - 1), (-2, 2**28), (-4, 0)):  # trim threshold, top padding, number of mmaps
             mallopt(option, value)
 
 
-def train(model: AINN, names: list[str], images: list[Tensor], validation: list[Tensor], recipe: Recipe, folder: str | Path,
+def train(model: AINN, images: list[Tensor], validation: list[Tensor], recipe: Recipe, folder: str | Path,
           fabric: Fabric | None = None, progress: bool = True) -> AINN:
     """Run (or take up again) the recipe in ``folder``, where checkpoint, log and a copy of the recipe lie.
 
     Args:
         model: for a new run, as it is to start, for instance from `start_as_linear_codec`.
-        names, images: as `load_photos` returns them.
+        images: as `load_photos` returns them.
         validation: images that are neither trained on nor used for evaluation.
         fabric: launched, where it has several devices; only its first process writes files.
 
@@ -285,18 +214,19 @@ def train(model: AINN, names: list[str], images: list[Tensor], validation: list[
     if state:
         nn.Module.load_state_dict(model, state["model"])
         start, minutes = state["step"], state["minutes"]
-    module, optimizer = _setup(model, recipe, fabric)
+    module, optimizer = set_up(model, recipe, fabric)
     if state:
         optimizer.load_state_dict(state["optimizer"])
     log, running = _Log(folder / "log.csv", start), {}
     began = time.monotonic()
-    bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps, disable=not (progress and fabric.is_global_zero))
+    bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps,
+               disable=not (progress and fabric.is_global_zero))
     for step in bar:  # shows the time left by itself
-        values = _train_step(fabric, module, model, optimizer, images, recipe, step)
+        values = train_step(fabric, module, model, optimizer, images, recipe, step)
         log.add(values)
         running = {key: 0.98 * running.get(key, value) + 0.02 * value for key, value in values.items()}
-        bar.set_postfix_str(f"{running['bpp']:.3f} bpp, {-10 * math.log10(running['mse']):.2f} dB, loss {running['loss']:.3f}",
-                            refresh=False)
+        psnr = -10 * math.log10(running["mse"])
+        bar.set_postfix_str(f"{running['bpp']:.3f} bpp, {psnr:.2f} dB, loss {running['loss']:.3f}", refresh=False)
         done, spent = step + 1, minutes + (time.monotonic() - began) / 60
         if fabric.is_global_zero and (done % recipe.validate_every == 0 or done == recipe.steps):
             log.write(done, spent, validate(model, validation))
@@ -317,7 +247,8 @@ def _check(recipe: Recipe, devices: int) -> None:
         raise AINNError("say how long to train: a number of steps or of minutes")
 
 
-def _settle(model: AINN, images: list[Tensor], validation: list[Tensor], recipe: Recipe, folder: Path, fabric: Fabric) -> Recipe:
+def _settle(model: AINN, images: list[Tensor], validation: list[Tensor], recipe: Recipe, folder: Path,
+            fabric: Fabric) -> Recipe:
     """The recipe with its number of steps; run.json keeps it, and everything else that a run taken up again must share."""
     settings = json.loads(json.dumps({"recipe": asdict(recipe), "config": asdict(model.config), "images": len(images),
                                       "precision": fabric.strategy.precision.precision}))
@@ -345,11 +276,11 @@ def steps_for(model: AINN, images: list[Tensor], validation: list[Tensor], recip
     throw-away copy: the run itself begins untouched.
     """
     twin, trial = copy.deepcopy(model), replace(recipe, steps=WARM + TIMED)
-    module, optimizer = _setup(twin, trial, fabric)
+    module, optimizer = set_up(twin, trial, fabric)
     seconds = []
     for step in range(trial.steps):
         began = time.monotonic()
-        _train_step(fabric, module, twin, optimizer, images, trial, step)
+        train_step(fabric, module, twin, optimizer, images, trial, step)
         seconds.append(time.monotonic() - began)
     began = time.monotonic()
     validate(twin, validation)
@@ -364,7 +295,7 @@ def _fitting(recipe: Recipe, step: float, validation: float) -> int:
     return max(1, int(60 * recipe.minutes / (step + validation / recipe.validate_every)))
 
 
-def _setup(model: AINN, recipe: Recipe, fabric: Fabric) -> tuple[nn.Module, torch.optim.Optimizer]:
+def set_up(model: AINN, recipe: Recipe, fabric: Fabric) -> tuple[nn.Module, torch.optim.Optimizer]:
     """The model as Fabric wraps it (with gradients averaged over devices), and Adam with two learning rates."""
     model.entropy_bottleneck.quantiles.requires_grad_(False)  # they are solved for; DDP would wait for their gradient
     if fabric.world_size > 1 and fabric.device.type == "cuda":
@@ -377,7 +308,7 @@ def _setup(model: AINN, recipe: Recipe, fabric: Fabric) -> tuple[nn.Module, torc
     return fabric.setup(model.to(memory_format=torch.channels_last).train(), optimizer)
 
 
-def _train_step(fabric: Fabric, module: nn.Module, model: AINN, optimizer: torch.optim.Optimizer, images: list[Tensor],
+def train_step(fabric: Fabric, module: nn.Module, model: AINN, optimizer: torch.optim.Optimizer, images: list[Tensor],
                 recipe: Recipe, step: int) -> dict[str, float]:
     """One step of all devices; ``module`` is ``model`` as Fabric wraps it. Returns the means of `rd_loss` over the batch.
 
@@ -419,7 +350,7 @@ def validate(model: AINN, images: list[Tensor], qualities: tuple[float, ...] = (
             bits = sum(-torch.log2(p).sum().item() for p in output["likelihoods"].values())
             mse = (output["x_hat"].clamp(0, 1) - x).square().mean().item()
             rows.append((bits / (x.shape[2] * x.shape[3]), -10 * math.log10(mse)))
-        name = "" if quality is None else f"_q{quality:g}"
+        name = "_validation" if quality is None else f"_q{quality:g}"
         result[f"bpp{name}"], result[f"psnr{name}"] = (float(v) for v in np.mean(rows, axis=0))
     model.train(was_training)
     return {key: round(value, 4) for key, value in result.items()}
@@ -428,18 +359,22 @@ def validate(model: AINN, images: list[Tensor], qualities: tuple[float, ...] = (
 @contextlib.contextmanager
 def _whole(path: Path) -> Iterator[Path]:
     """Another name to write to; it replaces ``path`` in the end: a kill leaves the old file or the new one, whole."""
-    yield path.with_suffix(".new")
-    os.replace(path.with_suffix(".new"), path)
+    new = path.with_suffix(".new")
+    try:
+        yield new
+        os.replace(new, path)
+    finally:
+        new.unlink(missing_ok=True)
 
 
 class _Log:
     """log.csv: one row a validation, with the means of the training steps since the row before."""
 
-    def __init__(self, path: Path, start: int):
+    def __init__(self, path: Path, start: float = math.inf):
         self.path, self.sums, self.count = path, {}, 0
         self.rows = []
         if path.exists():  # rows after the checkpoint are measured again
-            self.rows = [row for row in csv.DictReader(path.open()) if int(row["step"]) <= start]
+            self.rows = [row for row in csv.DictReader(path.read_text().splitlines()) if int(row["step"]) <= start]
 
     def add(self, values: dict[str, float]) -> None:
         self.count += 1

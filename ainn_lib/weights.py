@@ -34,6 +34,9 @@ def tensors_of(model: AINN) -> dict[str, Tensor]:
     return {key: value for key, value in model.state_dict().items() if key.rsplit(".", 1)[-1] not in _DERIVED}
 
 
+LATER_FIELDS = {"tied": True}  # of AINNConfig, with their defaults: what was added must not change older identities
+
+
 def identity(model: AINN) -> str:
     """16 hexadecimal digits: SHA-256 over config, weights (as float32) and frequency tables, cut to 64 bits.
 
@@ -43,7 +46,8 @@ def identity(model: AINN) -> str:
     state = tuple((t.data_ptr(), t._version) for t in tensors.values())
     kept = _identities.get(model)
     if kept is None or kept[0] != state:
-        digest = hashlib.sha256(json.dumps(asdict(model.config), sort_keys=True).encode())
+        config = {key: value for key, value in asdict(model.config).items() if LATER_FIELDS.get(key, ...) != value}
+        digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
         for key in sorted(tensors):
             digest.update(f"{key}{tuple(tensors[key].shape)}".encode())
             digest.update(tensors[key].detach().float().cpu().contiguous().numpy().tobytes())

@@ -3,7 +3,7 @@
 Each explorer can be called without a kernel's widgets, so a page shows its picture and a test can walk through its whole range.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,7 +15,7 @@ from IPython.display import HTML, Markdown, clear_output, display
 from matplotlib.figure import Figure
 from PIL import Image
 
-from . import codec, entropy, theory
+from . import codec, curves, entropy, inside, theory
 from .errors import AINNError
 from .invertible import Coupling
 from .metrics import psnr
@@ -64,6 +64,22 @@ class DepthNumbers:
     def __str__(self) -> str:
         return (f"{self.depth} couplings, clamp {self.clamp:g}: the round trip is off by **{self.float32:.1e}** in float32 "
                 f"and by **{self.float64:.1e}** in float64")
+
+
+@dataclass(frozen=True)
+class CurveNumbers:
+    """Numbers of `at_curves`."""
+
+    anchor: str  #: title of the first chosen codec; empty: nothing chosen
+    rows: tuple[tuple[str, str, str], ...]  #: of every curve drawn: title, origin, BD-rate against the anchor in words
+    absent: tuple[str, ...]  #: chosen codecs that have no points there
+
+    def __str__(self) -> str:
+        gone = f"\n\nno points here: {', '.join(self.absent)}" if self.absent else ""
+        if not self.rows:
+            return "nothing to draw: choose a codec" + gone
+        lines = [f"| {title} | {origin} | {words} |" for title, origin, words in self.rows]
+        return f"| codec | source | BD-rate against {self.anchor} |\n|---|---|---|\n" + "\n".join(lines) + gone
 
 
 @dataclass(frozen=True)
@@ -203,6 +219,194 @@ def at_delta(g: theory.Synthesis, y: torch.Tensor, x: torch.Tensor, step: float 
     axes[1].axis("off")
     return figure, DeltaNumbers(delta, prediction.zero, prediction.zero + prediction.linear * delta**2,
                                 prediction.standard_error * delta**2, measured[grid.index(delta)])
+
+
+def at_curves(of: Iterable[curves.Curve], dataset: str, metric: str, codecs: Iterable[str],
+              axis: str) -> tuple[Figure, CurveNumbers]:
+    """Chosen codecs on one data set, and each one's BD-rate against the first of them that is there.
+
+    Args:
+        of: curves, measured and published.
+        metric: "psnr" or "ms-ssim".
+        codecs: names as in `curves.LOOK`.
+        axis: "linear" or "log", of the rate.
+    """
+    codecs = tuple(codecs)
+    here = [c for c in of if c.dataset == dataset and c.codec in codecs and len(c.points(metric)[0])]
+    here.sort(key=lambda c: codecs.index(c.codec))
+    with plt.style.context(curves.STYLE):
+        figure, ax = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+        for curve in here:
+            curves.draw_curve(ax, curve, metric)
+            ax.get_lines()[-1].set_label(curve.title + (" (published)" if curve.origin == "published as numbers" else ""))
+        ax.set(xlabel="bits per pixel", ylabel="PSNR (dB)" if metric == "psnr" else "MS-SSIM (dB)", xscale=axis,
+               title=curves.PANELS.get(dataset, dataset))
+        if axis == "linear":
+            ax.set_xlim(left=0)
+        else:
+            ax.set_xticks((0.05, 0.1, 0.2, 0.5, 1, 2, 4), labels=("0.05", "0.1", "0.2", "0.5", "1", "2", "4"))
+            ax.minorticks_off()
+            ax.set_xlim(*_reach(here, metric))
+        if here:
+            ax.legend(loc="center left", bbox_to_anchor=(1.01, 0.5))
+    rows = [(c.title, _origin(c), _against(here[0], c, metric)) for c in here]
+    absent = [curves.LOOK[name][0] for name in codecs if name not in {c.codec for c in here}]
+    return figure, CurveNumbers(here[0].title if here else "", tuple(rows), tuple(absent))
+
+
+def _reach(here: Iterable[curves.Curve], metric: str) -> tuple[float, float]:
+    rates = np.concatenate([c.points(metric)[0] for c in here] or [np.array([0.1, 2.0])])
+    return 0.9 * rates.min(), 1.1 * rates.max()
+
+
+def _origin(curve: curves.Curve) -> str:
+    return curve.origin if curve.complete else f"{curve.origin}, {curve.images} images of the set"
+
+
+def _against(anchor: curves.Curve, curve: curves.Curve, metric: str) -> str:
+    try:
+        return "-" if curve is anchor else str(curves.bd_rate(anchor, curve, metric))
+    except AINNError as error:
+        return f"none: {error}"
+
+
+@dataclass(frozen=True)
+class MaskNumbers:
+    """Numbers of `at_mask`."""
+
+    mask: float
+    bpp: float  #: of the real file
+    psnr: float  #: dB, with the mask forced to that value everywhere
+    trained: float  #: dB, with the trained mask
+
+    def __str__(self) -> str:
+        return (f"m = **{self.mask:.2f}** everywhere: **{self.psnr:.2f} dB**; the trained mask gives "
+                f"**{self.trained:.2f} dB** from the same {self.bpp:.3f} bpp")
+
+
+@dataclass(frozen=True)
+class CutNumbers:
+    """Numbers of `at_cut`."""
+
+    cut: float  #: cycles per pixel
+    energy: float  #: share of the image's variance above the cut
+    error: float  #: share of the reconstruction's squared error above the cut
+    bpp: float  #: of the real file
+
+    def __str__(self) -> str:
+        return (f"above **{self.cut:.3f}** cycles per pixel lie **{100 * self.energy:.1f} %** of the image's variance and "
+                f"**{100 * self.error:.1f} %** of the decoded image's squared error ({self.bpp:.3f} bpp)")
+
+
+@dataclass(frozen=True)
+class StrengthNumbers:
+    """Numbers of `at_strength`."""
+
+    strengths: tuple[float, float, float]  #: of levels 4, 3, 2
+    bpp: float  #: of the real file; the strengths act in the decoder alone
+    psnr: float  #: dB
+    trained: float  #: dB, with all strengths 1
+    rho: tuple[float, float, float]  #: ρ_k at levels 4, 3, 2
+
+    def __str__(self) -> str:
+        rho = ", ".join(f"$\\rho_{level}$ = {value:+.3f}" for level, value in zip(inside.LEVELS, self.rho, strict=True))
+        return f"**{self.psnr:.2f} dB** at {self.bpp:.3f} bpp (all strengths 1: {self.trained:.2f} dB); {rho}"
+
+
+@dataclass(frozen=True)
+class WipeNumbers:
+    """Numbers of `at_wipe`."""
+
+    position: float
+    zoom: int
+    bpp: float  #: of the real file
+    psnr: float  #: dB, of the whole image
+
+    def __str__(self) -> str:
+        return f"left of the line the original, right of it the file of **{self.bpp:.3f} bpp**, **{self.psnr:.2f} dB**"
+
+
+@torch.no_grad()
+def at_mask(maps: inside.FrequencyMaps, mask: float) -> tuple[Figure, MaskNumbers]:
+    """The picture when FDSM-S joins the branches with one m, from 0 (high branch) to 1 (low branch), and its error."""
+    if not 0 <= mask <= 1:
+        raise AINNError(f"the mask must lie from 0 to 1, got {mask}")
+    numbers = MaskNumbers(mask, maps.bpp, maps.psnr(mask), maps.psnr())
+    joined = maps.joined(mask)
+    figure, axes = plt.subplots(1, 2, figsize=(7, 3.4), layout="constrained")
+    axes[0].imshow(inside.picture(joined))
+    axes[0].set_title(f"m = {mask:.2f}: {numbers.psnr:.2f} dB")
+    error = axes[1].imshow((joined - maps.x).abs().mean(1)[0].numpy(), vmin=0, vmax=0.15, cmap="magma")
+    axes[1].set_title("absolute error")
+    figure.colorbar(error, ax=axes[1], shrink=0.8)
+    for ax in axes:
+        ax.set_axis_off()
+    return figure, numbers
+
+
+@torch.no_grad()
+def at_cut(maps: inside.FrequencyMaps, cut: float) -> tuple[Figure, CutNumbers]:
+    """An image parted at a spatial frequency (from 0 to ½ cycle per pixel): what lies below, what above, the error above."""
+    if not 0 <= cut <= 0.5:
+        raise AINNError(f"the cut must lie from 0 to 0.5 cycles per pixel, got {cut}")
+    error, below = maps.joined() - maps.x, inside.low_pass(maps.x, cut)
+    above, error_above = maps.x - below, error - inside.low_pass(error, cut)
+    centred = maps.x - maps.x.mean((2, 3), keepdim=True)
+    # the mean is no variance: at a cut of 0 everything but it lies above
+    numbers = CutNumbers(cut, (above.square().sum() / centred.square().sum()).item(),
+                         (error_above.square().sum() / error.square().sum()).item(), maps.bpp)
+    figure, axes = plt.subplots(1, 3, figsize=(8, 2.9), layout="constrained")
+    titles = ("below the cut", "above the cut (on grey)", "error above the cut (four times)")
+    for ax, values, title in zip(axes, (below, 0.5 + above, 0.5 + 4 * error_above), titles, strict=True):
+        ax.imshow(inside.picture(values))
+        ax.set_title(title)
+        ax.set_axis_off()
+    return figure, numbers
+
+
+def at_strength(model: AINN, start: inside.Coded, level4: float, level3: float,
+                level2: float) -> tuple[Figure, StrengthNumbers]:
+    """The decoded picture and its error with each PDM at a strength from 0 (off) to 2; 1 is the trained one."""
+    strengths = (level4, level3, level2)
+    if not all(0 <= s <= 2 for s in strengths):
+        raise AINNError(f"strengths must lie from 0 to 2, got {strengths}")
+    result, trained = inside.denoising(model, start, strengths=strengths), inside.denoising(model, start)
+    numbers = StrengthNumbers(strengths, start.bpp, result.psnr, trained.psnr, tuple(error.rho for error in result.levels))
+    figure, axes = plt.subplots(1, 3, figsize=(8, 2.9), layout="constrained")
+    axes[0].imshow(inside.picture(result.x_hat))
+    axes[0].set_title(f"{numbers.psnr:.2f} dB")
+    errors = [(r.x_hat - r.x).abs().mean(1)[0].numpy() for r in (result, trained)]
+    for ax, error, title in zip(axes[1:], errors, ("absolute error", "with all strengths 1"), strict=True):
+        drawn = ax.imshow(error, vmin=0, vmax=0.15, cmap="magma")
+        ax.set_title(title)
+    figure.colorbar(drawn, ax=axes[1:], shrink=0.8)
+    for ax in axes:
+        ax.set_axis_off()
+    return figure, numbers
+
+
+def at_wipe(before: Image.Image, after: Image.Image, size: int, position: float, zoom: int) -> tuple[Figure, WipeNumbers]:
+    """The original left of a line, the decoded image right of it.
+
+    Args:
+        size: bytes of the real file.
+        position: of the line, from 0 to 1 of the width.
+        zoom: 1 shows all; 2, 4 or 8 the part around the line that is so many times smaller.
+    """
+    if not 0 <= position <= 1 or zoom not in (1, 2, 4, 8):
+        raise AINNError(f"position must lie from 0 to 1 and zoom be 1, 2, 4 or 8, got {position} and {zoom}")
+    numbers = WipeNumbers(position, zoom, 8 * size / (before.width * before.height), psnr(before, after))
+    line = round(position * before.width)
+    joined = after.convert("RGB")
+    joined.paste(before.convert("RGB").crop((0, 0, line, before.height)), (0, 0))
+    width, height = before.width // zoom, before.height // zoom
+    left, top = min(max(0, line - width // 2), before.width - width), (before.height - height) // 2
+    figure, ax = plt.subplots(figsize=(5, 5 * height / width), layout="constrained")
+    ax.imshow(joined.crop((left, top, left + width, top + height)), extent=(left, left + width, top + height, top),
+              interpolation="nearest")
+    ax.axvline(min(max(line, left), left + width), color="white", linewidth=1)
+    ax.set_axis_off()
+    return figure, numbers
 
 
 def explore(function: Callable[..., tuple[Figure, object]], **controls: ipywidgets.Widget) -> ipywidgets.VBox:

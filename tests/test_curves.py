@@ -9,8 +9,23 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from ainn_lib import AINNError
-from ainn_lib.curves import LOOK, OURS, BDRate, Curve, bd_rate, bd_table, better_of, measured, published, rd_figure, save
+from ainn_lib.curves import (
+    LOOK,
+    OURS,
+    BDRate,
+    Curve,
+    bd_rate,
+    bd_table,
+    better_of,
+    measured,
+    per_image,
+    published,
+    rd_figure,
+    save,
+    spent,
+)
 from ainn_lib.reproduce import ROOT
+from ainn_lib.widgets import at_curves
 
 RATES = (0.1, 0.2, 0.4, 0.8, 1.6)
 BASE = Curve("jpeg", "kodak", "measured here", "test", 24, True, RATES, (26.0, 29.0, 32.0, 35.0, 38.0), (None,) * 5)
@@ -75,7 +90,7 @@ def test_a_filled_slot_is_read_and_a_bad_row_is_named(tmp_path):
 
 def test_networks_are_compared_in_the_metric_they_were_trained_for():
     curves = [*measured(), *published()]
-    for metric, other in (("psnr", "ms-ssim"), ("ms-ssim", "psnr")):
+    for metric in ("psnr", "ms-ssim"):
         figure = rd_figure(curves, metric)
         for ax, title in zip(figure.axes[4:], ("Kodak", "CLIC Mobile", "CLIC Professional", "Tecnick"), strict=True):
             assert title in ax.get_title()
@@ -133,3 +148,77 @@ def test_the_committed_table_is_the_one_that_the_data_give(tmp_path):
         table = bd_table([*measured(), *published()], anchor)
         [again, _] = save(table, "t", tmp_path)
         assert again.read_text() == (ROOT / "figures" / f"bd_rate_{anchor}.csv").read_text()
+
+
+def test_a_codec_that_spends_by_another_rule_is_neither_drawn_nor_ranked():
+    apart = scaled(0.5, codec="jpeg2000rate")
+    figure = rd_figure([BASE, apart])
+    assert [line.get_label() for line in figure.axes[0].get_lines()] == ["JPEG"]
+    plt.close(figure)
+    table = bd_table([BASE, apart, scaled(2, codec="webp")], "jpeg")
+    assert [title for title, _ in table.index] == ["WebP"]
+
+
+def test_the_legend_is_dashed_where_nothing_was_measured():
+    theirs = [scaled(0.5, codec=name, origin="published as numbers") for name in ("jpeg", "vtm")]
+    figure = rd_figure([BASE, *theirs])
+    [legend] = figure.subfigs[0].legends
+    styles = {text.get_text(): line.is_dashed() for text, line in zip(legend.get_texts(), legend.get_lines(), strict=True)}
+    assert styles == {"JPEG": False, "VTM": True}
+    plt.close(figure)
+
+
+# -- images one by one -------------------------------------------------------------------------------------------------
+
+def test_the_mean_over_images_is_the_curve():
+    for curve in [c for c in measured() if c.dataset == "kodak"]:
+        bpp, psnr = per_image(curve.codec)
+        np.testing.assert_allclose(bpp.mean(0), curve.bpp, atol=2e-6)  # six decimals in the file
+        np.testing.assert_allclose(psnr.mean(0), curve.psnr, atol=2e-6)
+
+
+def test_a_rate_for_all_and_a_rate_for_each():
+    curve = next(c for c in measured() if c.codec == "jpeg" and c.dataset == "kodak")
+    bpp, psnr = spent("jpeg", curve.bpp[3])
+    assert bpp.mean() == pytest.approx(curve.bpp[3], abs=1e-5) and psnr.mean() == pytest.approx(curve.psnr[3], abs=1e-5)
+    bpp, psnr = spent("jpeg", 0.5, each=True)
+    assert bpp == pytest.approx(0.5, rel=0.05) and psnr.std() > 2  # between two settings the rate is not quite geometric
+    with pytest.raises(AINNError, match="do not bring every image to 0.01 bpp"):
+        spent("jpeg", 0.01, each=True)
+    with pytest.raises(AINNError, match="'gif' was not measured on kodak"):
+        per_image("gif")
+
+
+# -- the explorer ------------------------------------------------------------------------------------------------------
+
+CURVES = [*measured(), *published()]
+
+
+@pytest.mark.parametrize("dataset", sorted({c.dataset for c in CURVES}))
+@pytest.mark.parametrize("metric", ("psnr", "ms-ssim"))
+def test_the_explorer_over_all_data_sets_and_codecs(dataset, metric):
+    for axis in ("linear", "log"):
+        figure, numbers = at_curves(CURVES, dataset, metric, tuple(LOOK), axis)
+        here = [c for c in CURVES if c.dataset == dataset and c.codec in LOOK and len(c.points(metric)[0])]
+        [ax] = figure.axes
+        assert len(ax.get_lines()) == len(numbers.rows) == len(here) and ax.get_xscale() == axis
+        assert len(numbers.absent) == len(LOOK) - len({c.codec for c in here})
+        assert numbers.rows[0][2] == "-" and numbers.anchor == numbers.rows[0][0] in str(numbers)
+        plt.close(figure)
+
+
+def test_the_explorers_numbers_are_those_of_bd_rate():
+    part = scaled(0.5, codec="webp", images=10, complete=False)
+    chosen = ("jpeg", "avif", "webp", "vtm")
+    figure, numbers = at_curves([scaled(0.5, codec="avif"), BASE, part], "kodak", "psnr", chosen, "log")
+    plt.close(figure)
+    assert numbers.rows[0] == ("JPEG", "measured here", "-") and numbers.rows[1][2] == str(bd_rate(BASE, scaled(0.5)))
+    assert numbers.rows[2][1] == "measured here, 10 images of the set"
+    assert "not measured on the same images" in numbers.rows[2][2]
+    assert numbers.absent == ("VTM",)
+
+
+def test_the_explorer_with_nothing_chosen_says_so():
+    figure, numbers = at_curves(CURVES, "kodak", "psnr", (), "linear")
+    plt.close(figure)
+    assert numbers.rows == () and "choose a codec" in str(numbers)

@@ -235,7 +235,7 @@ def at_curves(of: Iterable[curves.Curve], dataset: str, metric: str, codecs: Ite
     here = [c for c in of if c.dataset == dataset and c.codec in codecs and len(c.points(metric)[0])]
     here.sort(key=lambda c: codecs.index(c.codec))
     with plt.style.context(curves.STYLE):
-        figure, ax = plt.subplots(figsize=(6.4, 3.4), layout="constrained")
+        figure, ax = plt.subplots(figsize=(6.4, 3.4), dpi=85, layout="constrained")
         for curve in here:
             curves.draw_curve(ax, curve, metric)
             ax.get_lines()[-1].set_label(curve.title + (" (published)" if curve.origin == "published as numbers" else ""))

@@ -32,7 +32,7 @@ def photos(tmp_path_factory):
     rng = np.random.default_rng(0)
     for index in range(4):
         small = Image.fromarray(rng.integers(0, 256, (24, 24, 3), dtype=np.uint8))
-        small.resize((256, 240), Image.Resampling.BICUBIC).save(folder / f"{index}.png")
+        small.resize((288, 240), Image.Resampling.BICUBIC).save(folder / f"{index}.png")
     Image.new("RGB", (40, 40)).save(folder / "too-small.png")
     return folder
 

@@ -133,7 +133,7 @@ def _ffmpeg(arguments: list[str], data: bytes) -> bytes:
 
     command = [imageio_ffmpeg.get_ffmpeg_exe(), "-hide_banner", "-loglevel", "error", *arguments, "-"]
     done = subprocess.run(command, input=data, capture_output=True)
-    if done.returncode or not done.stdout:
+    if done.returncode or done.stderr.strip() or not done.stdout:  # a decoder may conceal what is missing, but says so
         raise RuntimeError(done.stderr.decode(errors="replace").strip().split("\n")[0] or "no output")
     return done.stdout
 
@@ -144,7 +144,7 @@ def _raw(width: int, height: int, layout: str) -> list[str]:
 
 def _decode_planes(data: bytes, kind: str, layout: str) -> tuple[np.ndarray, int, int]:
     """All samples of the one picture of an elementary stream, and its width and height."""
-    y4m = _ffmpeg(["-threads", "1", "-f", kind, "-i", "-", "-frames:v", "1", "-strict", "-1", "-pix_fmt", layout,
+    y4m = _ffmpeg(["-xerror", "-err_detect", "explode", "-threads", "1", "-f", kind, "-i", "-", "-frames:v", "1", "-strict", "-1", "-pix_fmt", layout,
                    "-f", "yuv4mpegpipe"], data)
     header, _, rest = y4m.partition(b"\n")
     words = {word[:1]: word[1:] for word in header.split()[1:]}

@@ -173,7 +173,7 @@ for steps in (1, 20):
         if isinstance(norm, torch.nn.BatchNorm2d):  # statistics frozen: those of half a batch are not those of the whole
             norm.eval()
             norm.train = lambda mode=True, norm=norm: norm
-    recipe = Recipe(steps=steps, batch=2, patch=64, warmup=0, clip=1e9)
+    recipe = Recipe(steps=steps, batch=2, patch=64, clip=1e9)
     train(model, images, [images[0][:, :64, :64]], recipe, f"{folder}/{steps}", fabric, progress=False)
 """
 
@@ -183,7 +183,7 @@ def on_devices(photos, tmp_path_factory):
     """Checkpoints after 1 and after 20 steps, of one process and of two."""
     folder = tmp_path_factory.mktemp("devices")
     (folder / "run.py").write_text(ON_DEVICES)
-    overrides = json.dumps({**OVERRIDES, "pdm_norm": True, "quantization": "noise", "lambdas": (0.0018, 0.002)})
+    overrides = json.dumps({**OVERRIDES, "pdm_norm": True, "quantization": "noise", "lambdas": (0.0009, 0.001)})
     for devices in "12":
         command = [sys.executable, folder / "run.py", photos, folder / devices, overrides, devices]
         done = subprocess.run(command, capture_output=True, text=True)
@@ -196,7 +196,7 @@ def test_two_processes_have_the_gradients_of_one(on_devices):
     one, two = ([state["exp_avg"] / 0.1 for state in on_devices[devices, "1"]["optimizer"]["state"].values()]
                 for devices in "12")  # Adam's first average is a tenth of the first gradient
     assert len(one) == len(two) > 100
-    assert max(float(g.abs().max()) for g in one) > 0.1
+    assert max(float(g.abs().max()) for g in one) > 0.05
     # float32 sums in another order; a gradient that is not averaged differs in its first digit
     assert max(float((a - b).abs().max()) for a, b in zip(one, two, strict=True)) <= 1e-6
 

@@ -74,6 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     train.add_argument("--patch", type=int, help="side of the crops (default: 128)")
     train.add_argument("--lr", type=_number, help="of the transform (default: 5e-4); the entropy model's goes along")
     train.add_argument("--hold", type=_number, help="part of the steps before the decay of the learning rate (default: 0.3)")
+    train.add_argument("--only", choices=["all", "entropy"], help="entropy: the entropy model alone learns, from the rate")
     train.add_argument("--seed", type=int, help="(default: 0)")
     train.add_argument("--start", metavar="WEIGHTS", help="go on from trained weights of the same shape")
     train.add_argument("--devices", type=int, default=1, metavar="N", help="(default: 1)")
@@ -165,7 +166,7 @@ def _train(o: argparse.Namespace) -> None:
     from .train import Devices, train_preset
 
     file = read_recipe(o.recipe) if o.recipe else RecipeFile()
-    flags = {name: getattr(o, name) for name in ("steps", "minutes", "batch", "patch", "lr", "hold", "seed")}
+    flags = {name: getattr(o, name) for name in ("steps", "minutes", "batch", "patch", "lr", "hold", "only", "seed")}
     recipe = file.recipe(o.lam, o.quality, **{name: value for name, value in flags.items() if value is not None})
     weights = train_preset(o.preset or file.preset, o.data, recipe, o.out, o.start, file.config,
                            Devices(o.accelerator, o.devices, o.strategy, o.precision))

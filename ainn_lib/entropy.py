@@ -20,7 +20,7 @@ wrong symbols, never past a buffer), and it keeps its tables: for the 141 steps 
 import copy
 import functools
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import constriction
@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .context import PAST, wavefront
 from .errors import AINNError
 from .model import AINN
 
@@ -39,7 +40,6 @@ UNIT = 2.0**-FRACTION
 _LIMIT = 2.0 ** (ACTIVATION_BITS - 1) - 1
 _LARGEST_SYMBOL = 2**19
 _LARGEST_SIZE = 20  #: bits of the distance of a symbol from its table
-_PAST = [(dy, dx) for dy in range(3) for dx in range(5) if dy < 2 or dx < 2]  #: the 12 taps of the causal 5x5 mask
 _DAMAGED = "the coded latent is damaged"
 
 
@@ -111,21 +111,6 @@ def decode(model: AINN, data: bytes, shape: tuple[int, ...], quality: float | No
     return latent_coder(model).decode(data, shape[2], shape[3], bias, inverse_gain)
 
 
-def wavefront(height: int, width: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """The steps of the wavefront: rows i and columns j of the positions with j + 3i = 0, 1, ..., rows ascending.
-
-    Their number is width + 3 (height - 1); less where the width is under 3, since steps without a position are left out.
-
-    >>> [list(zip(i.tolist(), j.tolist())) for i, j in wavefront(2, 4)][3:5]
-    [[(0, 3), (1, 0)], [(1, 1)]]
-    """
-    for step in range(width + 3 * (height - 1)):
-        first = max(0, -(-(step - width + 1) // 3))
-        i = np.arange(first, min(height - 1, step // 3) + 1)
-        if len(i):
-            yield i, step - 3 * i
-
-
 class FixedPointLayer:
     r"""A convolution (or a part of one) on grids: :math:`s = W a + b` in whole numbers.
 
@@ -166,7 +151,7 @@ class LatentCoder:
                 conv, up = conv[0], conv[1].upscale_factor
             self.hyper.append((FixedPointLayer(conv.weight, conv.bias), conv.kernel_size[0], up, index + 1 < len(model.h_s)))
         masked = model.context_prediction
-        taps = torch.stack([masked.weight[:, :, dy, dx] for dy, dx in _PAST], dim=1)  # (out, 12, M)
+        taps = torch.stack([masked.weight[:, :, dy, dx] for dy, dx in PAST], dim=1)  # (out, 12, M)
         self.context = FixedPointLayer(taps, masked.bias)
         self.parameters = [FixedPointLayer(conv.weight, conv.bias) for conv in model.entropy_parameters[::2]]
         self.channels = model.config.latent_channels
@@ -265,7 +250,7 @@ class LatentCoder:
         stride, channels = width + 4, self.channels
         past = torch.zeros((height + 2) * stride, channels, dtype=torch.float64)  # y_hat in units, framed by zeros
         y_hat = torch.empty(height * width, channels, dtype=torch.float64)
-        offsets = torch.tensor([dy * stride + dx for dy, dx in _PAST])
+        offsets = torch.tensor([dy * stride + dx for dy, dx in PAST])
         for i, j in wavefront(height, width):
             corner = torch.from_numpy(i * stride + j)
             neighbours = past.index_select(0, (corner[:, None] + offsets).flatten()).reshape(len(i), -1)

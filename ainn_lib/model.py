@@ -12,6 +12,7 @@ from compressai.models import CompressionModel
 from torch import Tensor, nn
 
 from .cfrm import CFRM, MSCFRM
+from .context import sequential_latent
 from .errors import AINNError
 from .fdsm import FDSMDecomposition, FDSMSynthesis
 from .invertible import Level
@@ -314,22 +315,27 @@ class AINN(CompressionModel):
         return {"x_hat": self.g_s(y_hat * inverse_gain), "likelihoods": likelihoods}
 
     def quantize(self, y: Tensor, bias: Tensor, noise: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, dict[str, Tensor]]:
-        """The entropy model's part of `forward`: latent with its gain -> quantized latent, likelihoods of y and z."""
-        z = self.h_a(y)
-        noise_y, noise_z = noise or (torch.rand_like(y) - 0.5, torch.rand_like(z) - 0.5)
-        z_hat, z_likelihoods = self._hyper_latent(z, noise_z)
-        hyper = self.h_s(z_hat)[:, :, : y.shape[2], : y.shape[3]]  # longer where y is no multiple of 4
-        if self.config.quantization == "noise":
-            y_hat = y + noise_y if self.training else torch.round(y)
+        """The entropy model's part of `forward`: latent with its gain -> quantized latent, likelihoods of y and z.
+
+        With quantization "ste" the latent is the one that a file holds, in training too, and without training the
+        likelihoods are those of the file's symbols.
+        """
+        with torch.autocast("cpu" if y.is_meta else y.device.type, enabled=False):  # bfloat16 cannot tell the symbols apart
+            y = y.to(self.context_prediction.weight.dtype)
+            z = self.h_a(y)
+            noise_y, noise_z = noise or (torch.rand_like(y) - 0.5, torch.rand_like(z) - 0.5)
+            z_hat, z_likelihoods = self._hyper_latent(z, noise_z)
+            hyper = self.h_s(z_hat)[:, :, : y.shape[2], : y.shape[3]]  # longer where y is no multiple of 4
+            noisy = y + noise_y if self.training else None
+            if self.config.quantization == "noise":
+                y_hat = torch.round(y) if noisy is None else noisy
+                coded = y if noisy is None else noisy
+            else:
+                seen = sequential_latent(y, hyper, bias, self.context_prediction, self.entropy_parameters)
+                y_hat = y + (seen - y).detach()  # straight-through
+                coded = y_hat if noisy is None else noisy
             scales, means = self.gaussian_parameters(hyper, self.context_prediction(y_hat), bias)
-        else:  # the decoder's context is round(y - mean) + mean: a first pass estimates that mean
-            with torch.no_grad():
-                _, means = self.gaussian_parameters(hyper, self.context_prediction(torch.round(y)), bias)
-            context = self.context_prediction(_round_through(y, means))
-            scales, means = self.gaussian_parameters(hyper, context, bias)
-            y_hat = _round_through(y, means)
-        y_likelihoods = self._gaussian_likelihood(y + noise_y if self.training else y, scales, means)
-        return y_hat, {"y": y_likelihoods, "z": z_likelihoods}
+            return y_hat, {"y": self._gaussian_likelihood(coded, scales, means), "z": z_likelihoods}
 
     def _gaussian_likelihood(self, y: Tensor, scales: Tensor, means: Tensor) -> Tensor:
         if not self.training:

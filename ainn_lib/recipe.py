@@ -9,6 +9,7 @@ from pathlib import Path
 from .errors import AINNError
 
 SCHEDULES = ("cosine", "drops")
+PARTS = ("all", "entropy")
 DROP = 0.3  # factor on the learning rate at every drop
 
 
@@ -37,6 +38,7 @@ class Recipe:
     warmup: int = 100
     clip: float = 1.0  #: largest gradient norm
     lam: float | None = None  #: λ of a fixed-rate network; None: all rates
+    only: str = "all"  #: all, or entropy: the entropy model learns alone, from the rate, behind a transform that stands still
     seed: int = 0
     validate_every: int = 500
     save_every: int = 100
@@ -59,6 +61,7 @@ class Recipe:
             optional = name in ("lam", "minutes") and value is None
             need(optional or _number(value) and 0 < value < math.inf, name, "a number above 0")
         need(_number(self.hold) and 0 <= self.hold <= 1, "hold", "a part of the steps, from 0 to 1")
+        need(self.only in PARTS, "only", " or ".join(PARTS))
         need(self.schedule in SCHEDULES, "schedule", " or ".join(SCHEDULES))
         need(isinstance(self.drops, tuple) and all(_number(d) and 0 < d < 1 for d in self.drops)
              and list(self.drops) == sorted(set(self.drops)), "drops", "rising parts of the steps between 0 and 1")

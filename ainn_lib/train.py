@@ -296,15 +296,21 @@ def _fitting(recipe: Recipe, step: float, validation: float) -> int:
 
 
 def set_up(model: AINN, recipe: Recipe, fabric: Fabric) -> tuple[nn.Module, torch.optim.Optimizer]:
-    """The model as Fabric wraps it (with gradients averaged over devices), and Adam with two learning rates."""
+    """The model as Fabric wraps it (with gradients averaged over devices), and Adam with two learning rates.
+
+    Where the recipe trains the entropy model only, all other parameters (and the gains) stand still.
+    """
     model.entropy_bottleneck.quantiles.requires_grad_(False)  # they are solved for; DDP would wait for their gradient
+    if recipe.only == "entropy":
+        for name, p in model.named_parameters():
+            p.requires_grad_(p.requires_grad and name.startswith(ENTROPY_PARTS) and not name.endswith("_factor"))
     if fabric.world_size > 1 and fabric.device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     entropy = [p for name, p in parameters.items() if name.startswith(ENTROPY_PARTS)]
     transform = [p for name, p in parameters.items() if not name.startswith(ENTROPY_PARTS)]
-    optimizer = torch.optim.Adam([{"params": transform, "lr": recipe.lr, "base": recipe.lr},
-                                  {"params": entropy, "lr": recipe.entropy_lr, "base": recipe.entropy_lr}])
+    groups = [{"params": part, "lr": lr, "base": lr} for part, lr in ((transform, recipe.lr), (entropy, recipe.entropy_lr))]
+    optimizer = torch.optim.Adam([group for group in groups if group["params"]])
     return fabric.setup(model.to(memory_format=torch.channels_last).train(), optimizer)
 
 

@@ -130,7 +130,7 @@ def at_step(height: int, width: int, step: int) -> tuple[Figure, WavefrontNumber
         state[i, j] = 1
     rows, columns = steps[step]
     middle = len(rows) // 2
-    for dy, dx in entropy._PAST:
+    for dy, dx in entropy.PAST:
         i, j = rows[middle] + dy - 2, columns[middle] + dx - 2
         if i >= 0 and 0 <= j < width:
             state[i, j] = 2

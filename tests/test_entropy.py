@@ -27,7 +27,7 @@ def test_the_wavefront_visits_everything_once_and_in_causal_order(height, width)
     seen, steps = np.zeros((height + 2, width + 4), bool), 0
     for i, j in entropy.wavefront(height, width):
         for a, b in zip(i, j, strict=True):  # all that the 5x5 mask looks at has been coded in earlier steps
-            for dy, dx in entropy._PAST:
+            for dy, dx in entropy.PAST:
                 inside = a + dy >= 2 and 0 <= b + dx - 2 < width
                 assert not inside or seen[a + dy, b + dx]
         for a, b in zip(i, j, strict=True):

@@ -9,7 +9,7 @@ import json
 import math
 import warnings
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import bjontegaard
@@ -28,13 +28,15 @@ MEASURED, PUBLISHED = ROOT / "figures" / "data" / "rd", ROOT / "data" / "publish
 STYLE = Path(__file__).with_name("ainn.mplstyle")
 PANELS = {"kodak": "Kodak", "clic2020-mobile-valid": "CLIC Mobile", "clic2020-professional-valid": "CLIC Professional",
           "tecnick": "Tecnick"}
+TITLES = PANELS | {"embedded": "embedded photos"}
 
 # One colour for a codec everywhere (Okabe and Ito's, and Tol's, told apart by colour-blind readers). A measured codec and
 # the published numbers of its standard share a colour and differ in line.
 BLUE, SKY, GREEN, YELLOW, ORANGE, RED, PURPLE, BLACK = (
     "#0072B2", "#56B4E9", "#009E73", "#C9A800", "#E69F00", "#D55E00", "#CC79A7", "#000000")
 LOOK: dict[str, tuple[str, str]] = {  # codec -> title, colour; traditional codecs first, from simple to strong
-    "jpeg": ("JPEG", "#999999"), "jpeg444": ("JPEG 4:4:4", "#666666"), "jpeg2000": ("JPEG 2000", YELLOW),
+    "jpeg": ("JPEG", "#999999"), "jpeg444": ("JPEG 4:4:4", "#666666"),
+    "jpegbest": ("the better JPEG", "#333333"), "jpeg2000": ("JPEG 2000", YELLOW),
     "jpeg2000rate": ("JPEG 2000, fixed rate", "#8B7500"), "webp": ("WebP", SKY),
     "jpegxl": ("JPEG XL", PURPLE), "avif": ("AVIF 4:4:4", ORANGE), "av1": ("AV1", ORANGE),
     "hevc": ("HEVC intra 4:4:4 (x265)", GREEN), "bpg_444_x265_ycbcr": ("BPG 4:4:4", GREEN), "hm": ("HM", "#117733"),
@@ -50,8 +52,8 @@ LOOK: dict[str, tuple[str, str]] = {  # codec -> title, colour; traditional code
     "tiny": ("A-INN tiny (ours)", "#F08A6B"), "student": ("A-INN student (ours)", RED),
     "ainn-authors": ("A-INN (authors)", BLACK),
 }
-for _name in [name for name in LOOK if name.startswith("compressai-")]:
-    LOOK[_name.replace("_mse_", "_ms-ssim_")] = LOOK[_name]
+for _name in [name for name in LOOK if "_mse" in name]:  # the same network, trained for the other metric
+    LOOK[_name.replace("_mse", "_ms-ssim")] = LOOK[_name]
 OURS = ("tiny", "student", "ainn-authors")
 APART = ("jpeg2000rate",)  # spends its bits by another rule: measured to show that, never drawn or ranked beside the others
 TRADITIONAL = tuple(LOOK)[:tuple(LOOK).index("vtm") + 1]
@@ -75,6 +77,10 @@ class Curve:
     @property
     def title(self) -> str:
         return LOOK.get(self.codec, (self.codec, BLACK))[0]
+
+    def part(self, points: slice) -> "Curve":
+        """Some of the points only."""
+        return replace(self, bpp=self.bpp[points], psnr=self.psnr[points], ms_ssim=self.ms_ssim[points])
 
     def points(self, metric: str = "psnr") -> tuple[np.ndarray, np.ndarray]:
         r"""Rates and qualities in dB where the metric is known; MS-SSIM as :math:`-10\log_{10}(1 - \text{MS-SSIM})`."""
@@ -155,7 +161,7 @@ def spent(codec: str, rate: float, each: bool = False, dataset: str = "kodak",
     return at[0], at[1]
 
 
-def better_of(a: Curve, b: Curve, title: str, metric: str = "psnr") -> Curve:
+def better_of(a: Curve, b: Curve, name: str, metric: str = "psnr") -> Curve:
     """At each rate the better of two curves: of both the points that do not lie below the other one."""
     points = []
     for one, other in ((a, b), (b, a)):
@@ -168,7 +174,23 @@ def better_of(a: Curve, b: Curve, title: str, metric: str = "psnr") -> Curve:
     linear = tuple(1 - 10 ** (-q / 10) for q in qualities)
     none = (None,) * len(rates)
     psnr, ms_ssim = (qualities, none) if metric == "psnr" else (none, linear)
-    return Curve(title, a.dataset, a.origin, f"{a.source}, {b.source}", a.images, a.complete, rates, psnr, ms_ssim)
+    return Curve(name, a.dataset, a.origin, f"{a.source}, {b.source}", a.images, a.complete, rates, psnr, ms_ssim)
+
+
+def better_jpeg(curves: Iterable[Curve], metric: str = "psnr") -> dict[str, Curve]:
+    """For every data set on which both were measured: JPEG with halved (4:2:0) or with whole chroma (4:4:4), the better at each rate.
+
+    Whoever claims to be better than JPEG must be better than this: its codec is called "jpegbest".
+    """
+    found = {(c.codec, c.dataset): c for c in curves if c.origin == "measured here"}
+    return {dataset: better_of(curve, found["jpeg444", dataset], "jpegbest", metric) for (codec, dataset), curve in found.items()
+            if codec == "jpeg" and ("jpeg444", dataset) in found}
+
+
+def gains(anchor: Curve, test: Curve, metric: str = "psnr") -> np.ndarray:
+    """How far each point of ``test`` lies above ``anchor`` at the same rate, in dB; NaN at rates that the anchor does not have."""
+    (rates, qualities), (at, values) = anchor.points(metric), test.points(metric)
+    return values - np.interp(np.log(at), np.log(rates), qualities, left=np.nan, right=np.nan)
 
 
 @dataclass(frozen=True)
@@ -213,12 +235,14 @@ def _rising(rates: np.ndarray, qualities: np.ndarray) -> tuple[np.ndarray, np.nd
 def bd_table(curves: Iterable[Curve], anchor: str, metric: str = "psnr") -> pd.DataFrame:
     """BD-rate of every codec against ``anchor``, one row a codec and origin, one column for each data set or part of one.
 
-    The anchor is the one that is measured on the same images, else the published one.
+    The anchor is the one that is measured on the same images, else the published one; "jpegbest" stands for `better_jpeg`.
 
     Raises:
         AINNError: when no curve of the anchor is there.
     """
     curves = _comparable(curves, metric)
+    if anchor == "jpegbest":
+        curves += better_jpeg(curves, metric).values()
     anchors = {(c.dataset, c.images): c for c in sorted(curves, key=lambda c: c.origin, reverse=True) if c.codec == anchor}
     if not anchors:
         raise AINNError(f"there is no curve of {anchor!r} to compare with")
@@ -226,12 +250,12 @@ def bd_table(curves: Iterable[Curve], anchor: str, metric: str = "psnr") -> pd.D
     order = {name: i for i, name in enumerate(LOOK)}
     for curve in sorted(curves, key=lambda c: (order.get(c.codec, 99), c.codec, c.origin)):
         if curve.codec != anchor and (curve.dataset, curve.images) in anchors and curve.codec in LOOK:
-            column = PANELS.get(curve.dataset, curve.dataset) + ("" if curve.complete else f" ({curve.images} images)")
+            column = TITLES.get(curve.dataset, curve.dataset) + ("" if curve.complete else f" ({curve.images} images)")
             entry = rows.setdefault((curve.title, curve.origin), {})
             entry[column] = str(bd_rate(anchors[curve.dataset, curve.images], curve, metric))
     index = pd.MultiIndex.from_tuples(rows, names=["codec", "source"])
     table = pd.DataFrame(list(rows.values()), index=index).fillna("-")
-    places = {title: i for i, title in enumerate(PANELS.values())}
+    places = {title: i for i, title in enumerate(TITLES.values())}
     return table[sorted(table.columns, key=lambda name: places.get(name.split(" (")[0], 9))]
 
 
@@ -267,7 +291,7 @@ def rd_figure(curves: Iterable[Curve], metric: str = "psnr", max_bpp: float = 2.
         for row, (part, kinds) in enumerate(zip(rows, (TRADITIONAL, LEARNED), strict=True)):
             axes = part.subplots(1, len(PANELS), sharex=True, sharey=True)
             for letter, ax, (dataset, title) in zip("abcdefgh"[4 * row:], axes, PANELS.items(), strict=False):
-                here = [c for c in curves if c.dataset == dataset and (_base(c.codec) in kinds or c.codec in OURS)]
+                here = [c for c in curves if c.dataset == dataset and c.codec in (*kinds, *OURS)]
                 for curve in here:
                     draw_curve(ax, curve, metric)
                 ax.set(title=f"({letter}) {title}", xlabel="bits per pixel", xlim=(0, max_bpp),
@@ -303,10 +327,6 @@ def _authors(curves: Iterable[Curve]) -> str:
 
 def _training(metric: str) -> str:
     return "" if metric == "psnr" else "\nlearned codecs here were trained for MS-SSIM, ours for squared error"
-
-
-def _base(codec: str) -> str:
-    return codec.replace("_ms-ssim_", "_mse_")
 
 
 def _trained_for(curve: Curve) -> str | None:

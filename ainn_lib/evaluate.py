@@ -142,9 +142,10 @@ def evaluate(images: dict[str, Path], dataset: str, kind: str, name: str, output
 
 
 def workers(jobs: int | None = None) -> ProcessPoolExecutor:
-    """Processes that measure images side by side, by default one for each core. A context manager."""
+    """Processes that measure images side by side, by default one for each core that we may use. A context manager."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # "spawn": a forked copy of a process whose torch has threads can hang
-    return ProcessPoolExecutor(jobs or os.cpu_count() or 1, get_context("spawn"))
+    return ProcessPoolExecutor(jobs or cores or 1, get_context("spawn"))
 
 
 def embedded(folder: str | Path) -> dict[str, Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-PACKAGES = ("torch", "compressai", "constriction", "numpy", "Pillow")
+PACKAGES = ("torch", "compressai", "constriction", "numpy", "Pillow", "imagecodecs", "imageio-ffmpeg")
 
 
 def provenance() -> dict:

@@ -13,7 +13,7 @@ from tqdm import tqdm
 
 from .architecture import save_figures
 from .codecs import CODECS
-from .curves import MEASURED
+from .curves import MEASURED, OURS
 from .evaluate import embedded, evaluate, workers
 from .model import AINN
 from .weights import available
@@ -48,10 +48,11 @@ def widget_errors(notebook: nbformat.NotebookNode) -> list[str]:
 
 
 def measure_embedded(folder: Path = MEASURED) -> None:
-    """Measure every codec and all trained weights on the embedded photos: one JSON file each, embedded-NAME.json."""
+    """Measure every codec and our weights on the embedded photos: one JSON file each, embedded-NAME.json."""
     with tempfile.TemporaryDirectory() as scratch, workers() as pool:
         images = embedded(scratch)
-        for kind, name in [*(("codec", name) for name in CODECS), *(("model", name) for name in available())]:
+        ours = [name for name in available() if name in OURS]  # not those of an ablation, nor the user's
+        for kind, name in [*(("codec", name) for name in CODECS), *(("model", name) for name in ours)]:
             evaluate(images, "embedded", kind, name, folder / f"embedded-{name}.json", pool=pool)
 
 

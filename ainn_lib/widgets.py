@@ -1,8 +1,13 @@
 """Explorers: plain functions that return a figure and its numbers, and a thin face of sliders for them.
 
 Each explorer can be called without a kernel's widgets, so a page shows its picture and a test can walk through its whole range.
+A move should answer in under 0.3 s: what a slider does not change is kept (latents, references), and pictures stand at fixed
+places, since matplotlib's automatic layout takes longer than the network.
 """
 
+import base64
+import io
+import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import lru_cache
@@ -11,15 +16,17 @@ import ipywidgets
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-from IPython.display import HTML, Markdown, clear_output, display
 from matplotlib.figure import Figure
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from . import codec, curves, entropy, inside, theory
 from .errors import AINNError
 from .invertible import Coupling
 from .metrics import psnr
 from .model import AINN
+from .weights import identity
+
+SMALLEST = 16  #: pixels a side of a photo of one's own
 
 
 @dataclass(frozen=True)
@@ -98,26 +105,97 @@ class DeltaNumbers:
                 f" ratio **{self.predicted / self.measured:.3f}**")
 
 
+@lru_cache(maxsize=8)
+def _analysed(pixels: bytes, height: int, width: int, model: AINN, weights: str) -> torch.Tensor:
+    # the weights' identity is there because a model may be trained on between two calls
+    rgb = np.frombuffer(bytearray(pixels), np.uint8).reshape(height, width, 3)
+    return codec._analyse(codec.Prepared(rgb, False, None, b"", ()), model)
+
+
+def latent(image: Image.Image, model: AINN) -> torch.Tensor:
+    """y = g_a(x) of an image, (1, M, H/16, W/16), edges repeated to multiples of 16; kept for the last few images."""
+    rgb = codec.prepare(image).rgb
+    return _analysed(rgb.tobytes(), *rgb.shape[:2], model, identity(model))
+
+
 def bit_map(image: Image.Image, model: AINN, quality: float | None = None) -> np.ndarray:
     """Bits spent on every 16x16 block of an image, (H/16, W/16), without those of the hyper-latent."""
-    y = codec._analyse(codec.prepare(image), model)
-    return entropy.encode_latent(model, y, quality).y_bits.sum(0).numpy()
+    return entropy.encode_latent(model, latent(image, model), quality).y_bits.sum(0).numpy()
 
 
+def _panels(pictures: dict[str, object], width: float = 8, vmax: float | None = None, size: tuple[int, int] | None = None) -> Figure:
+    """Pictures of one size side by side under their titles; maps (two dimensions) share the colour bar of the last of them.
+
+    Args:
+        width: inches.
+        vmax: upper end of the colours; None: the largest value.
+        size: columns and rows that each picture is drawn as, for maps with fewer values; None: those of the first.
+    """
+    arrays = [np.asarray(picture) for picture in pictures.values()]
+    columns, rows = size or arrays[0].shape[1::-1]
+    with_bar = any(a.ndim == 2 for a in arrays)
+    side = (width - 0.6 * with_bar) / len(arrays)
+    tall = side * rows / columns
+    figure = plt.figure(figsize=(width, tall + 0.3), layout="none")
+    for number, (title, array) in enumerate(zip(pictures, arrays, strict=True)):
+        ax = figure.add_axes(((number * side + 0.03) / width, 0, (side - 0.06) / width, tall / (tall + 0.3)))
+        drawn = ax.imshow(array, cmap="magma", vmin=0, vmax=vmax, extent=(0, columns, rows, 0))
+        ax.set_title(title)
+        ax.set_axis_off()
+    if with_bar:
+        figure.colorbar(drawn, cax=figure.add_axes((1 - 0.55 / width, 0.1 * tall / (tall + 0.3), 0.12 / width, 0.8 * tall / (tall + 0.3))))
+    return figure
+
+
+@torch.no_grad()
 def at_quality(image: Image.Image, model: AINN, quality: float) -> tuple[Figure, QualityNumbers]:
-    """The reconstruction at a quality from 1 to 8 beside the map of where its bits went."""
-    stream = codec.encode(image, model, quality)
-    decoded = codec.decode(stream, model)
-    numbers = QualityNumbers(quality, len(stream), 8 * len(stream) / (image.width * image.height), psnr(image, decoded))
-    figure, axes = plt.subplots(1, 2, figsize=(8, 8 / 2 * image.height / image.width + 0.5), layout="constrained")
-    axes[0].imshow(decoded)
-    axes[0].set_title(f"{numbers.bpp:.3f} bpp, {numbers.psnr:.2f} dB")
-    bits = axes[1].imshow(bit_map(image, model, quality), cmap="magma", extent=(0, image.width, image.height, 0))
-    axes[1].set_title("bits for each 16x16 block")
-    figure.colorbar(bits, ax=axes[1], shrink=0.8)
-    for ax in axes:
-        ax.axis("off")
-    return figure, numbers
+    """The reconstruction at a quality from 1 to 8 beside the map of where its bits went.
+
+    The picture is the encoder's own reconstruction, which `codec.decode` gives for the same file.
+    """
+    quality, prepared = codec._quality(model, quality), codec.prepare(image)
+    coded = entropy.encode_latent(model, latent(image, model), quality)
+    size = len(codec._container(prepared, model, quality, coded.data))
+    decoded = codec._finish(codec._synthesise(coded.y_hat, model, image.height, image.width), prepared.grey, prepared.alpha, b"")
+    numbers = QualityNumbers(quality, size, 8 * size / (image.width * image.height), psnr(image, decoded))
+    return _panels({f"{numbers.bpp:.3f} bpp, {numbers.psnr:.2f} dB": decoded.convert("RGB"),
+                    "bits for each 16x16 block": coded.y_bits.sum(0).numpy()}, size=image.size), numbers
+
+
+@dataclass(frozen=True)
+class RoundingNumbers:
+    """Numbers of `at_rounding`."""
+
+    delta: float
+    bytes: int  #: of the real stream of the latent, which decodes with this step; a file's header has no place for it
+    bpp: float  #: of that stream
+    zeros: float  #: share of the symbols that are 0
+    psnr: float  #: dB
+
+    def __str__(self) -> str:
+        return (f"Δ = **{self.delta:g}** of the trained step: **{self.psnr:.2f} dB**; the stream has {self.bytes:,} bytes, "
+                f"**{self.bpp:.3f} bpp**, and {100 * self.zeros:.1f} % of its symbols are 0")
+
+
+@torch.no_grad()
+def at_rounding(image: Image.Image, model: AINN, quality: float | None, delta: float) -> tuple[Figure, RoundingNumbers]:
+    """The latent rounded with ``delta`` times the steps trained for a quality, coded, and decoded by a network that was not
+    told: too coarse a step loses detail, too fine a one only costs bits.
+
+    Args:
+        delta: from 1/4 to 8; 1 is the trained step.
+    """
+    if not 0.25 <= delta <= 8:
+        raise AINNError(f"delta must lie from 0.25 to 8, got {delta}")
+    gain, inverse_gain, bias = model.gains(codec._quality(model, quality))
+    y = latent(image, model) * gain / delta
+    coded = entropy.latent_coder(model).encode(y[0].double(), model.h_a(y)[0].double(), bias, inverse_gain * delta)
+    decoded = codec._synthesise(coded.y_hat, model, image.height, image.width)
+    original = np.asarray(image.convert("RGB"))
+    numbers = RoundingNumbers(delta, len(coded.data), 8 * len(coded.data) / (image.width * image.height),
+                              (coded.symbols == 0).double().mean().item(), psnr(image, Image.fromarray(decoded)))
+    error = np.abs(decoded.astype(float) - original).mean(2) / 255
+    return _panels({f"{numbers.bpp:.3f} bpp, {numbers.psnr:.2f} dB": decoded, "absolute error": error}, vmax=0.15), numbers
 
 
 def at_step(height: int, width: int, step: int) -> tuple[Figure, WavefrontNumbers]:
@@ -202,23 +280,32 @@ def at_delta(g: theory.Synthesis, y: torch.Tensor, x: torch.Tensor, step: float 
     """
     if not 2**-5 <= delta <= 2**5:
         raise AINNError(f"delta must lie from 1/32 to 32, got {delta}")
-    prediction, steps = theory.predicted_distortion(g, y, step, probes=8, x=x), theory.per_channel(step, y)
-    noise = torch.rand(y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(y) - 0.5
-    grid = sorted({*(2.0**k for k in range(-5, 6, 2)), delta})
-    decoded = {d: g(y + d * steps * noise) for d in grid}
-    measured = [(decoded[d] - x).square().mean().item() for d in grid]
+    prediction, decoded = _prediction(g, y, x, step), _with_noise(g, y, step, delta)
+    measured = {d: (_with_noise(g, y, step, d) - x).square().mean().item() for d in (2.0**k for k in range(-5, 6, 2))}
+    measured[delta] = (decoded - x).square().mean().item()
     line = np.geomspace(2**-5, 2**5, 61)
     figure, axes = plt.subplots(1, 2, figsize=(7.5, 3), layout="constrained", width_ratios=(3, 2))
     axes[0].loglog(line, prediction.zero + prediction.linear * line**2, "-", label="predicted: $D_0$ + linear term")
-    axes[0].loglog(grid, measured, "o", label="measured")
+    axes[0].loglog(*zip(*sorted(measured.items()), strict=True), "o", label="measured")
     axes[0].axvline(delta, color="grey", linewidth=6, alpha=0.25)
     axes[0].set(xlabel="Δ / trained step", ylabel="MSE")
     axes[0].legend()
-    axes[1].imshow(decoded[delta][0].clamp(0, 1).permute(1, 2, 0))
+    axes[1].imshow(decoded[0].clamp(0, 1).permute(1, 2, 0))
     axes[1].set_title(f"decoded at Δ = {delta:.3g}")
     axes[1].axis("off")
     return figure, DeltaNumbers(delta, prediction.zero, prediction.zero + prediction.linear * delta**2,
-                                prediction.standard_error * delta**2, measured[grid.index(delta)])
+                                prediction.standard_error * delta**2, measured[delta])
+
+
+@lru_cache(maxsize=8)
+def _prediction(g: theory.Synthesis, y: torch.Tensor, x: torch.Tensor, step: float | torch.Tensor) -> theory.Prediction:
+    return theory.predicted_distortion(g, y, step, probes=8, x=x)
+
+
+@lru_cache(maxsize=128)
+def _with_noise(g: theory.Synthesis, y: torch.Tensor, step: float | torch.Tensor, delta: float) -> torch.Tensor:
+    noise = torch.rand(y.shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(y) - 0.5
+    return g(y + delta * theory.per_channel(step, y) * noise)
 
 
 def at_curves(of: Iterable[curves.Curve], dataset: str, metric: str, codecs: Iterable[str],
@@ -240,7 +327,7 @@ def at_curves(of: Iterable[curves.Curve], dataset: str, metric: str, codecs: Ite
             curves.draw_curve(ax, curve, metric)
             ax.get_lines()[-1].set_label(curve.title + (" (published)" if curve.origin == "published as numbers" else ""))
         ax.set(xlabel="bits per pixel", ylabel="PSNR (dB)" if metric == "psnr" else "MS-SSIM (dB)", xscale=axis,
-               title=curves.PANELS.get(dataset, dataset))
+               title=curves.TITLES.get(dataset, dataset))
         if axis == "linear":
             ax.set_xlim(left=0)
         else:
@@ -331,17 +418,9 @@ def at_mask(maps: inside.FrequencyMaps, mask: float) -> tuple[Figure, MaskNumber
     """The picture when FDSM-S joins the branches with one m, from 0 (high branch) to 1 (low branch), and its error."""
     if not 0 <= mask <= 1:
         raise AINNError(f"the mask must lie from 0 to 1, got {mask}")
-    numbers = MaskNumbers(mask, maps.bpp, maps.psnr(mask), maps.psnr())
-    joined = maps.joined(mask)
-    figure, axes = plt.subplots(1, 2, figsize=(7, 3.4), layout="constrained")
-    axes[0].imshow(inside.picture(joined))
-    axes[0].set_title(f"m = {mask:.2f}: {numbers.psnr:.2f} dB")
-    error = axes[1].imshow((joined - maps.x).abs().mean(1)[0].numpy(), vmin=0, vmax=0.15, cmap="magma")
-    axes[1].set_title("absolute error")
-    figure.colorbar(error, ax=axes[1], shrink=0.8)
-    for ax in axes:
-        ax.set_axis_off()
-    return figure, numbers
+    numbers, joined = MaskNumbers(mask, maps.bpp, maps.psnr(mask), maps.psnr()), maps.joined(mask)
+    return _panels({f"m = {mask:.2f}: {numbers.psnr:.2f} dB": inside.picture(joined),
+                    "absolute error": (joined - maps.x).abs().mean(1)[0]}, vmax=0.15), numbers
 
 
 @torch.no_grad()
@@ -355,53 +434,52 @@ def at_cut(maps: inside.FrequencyMaps, cut: float) -> tuple[Figure, CutNumbers]:
     # the mean is no variance: at a cut of 0 everything but it lies above
     numbers = CutNumbers(cut, (above.square().sum() / centred.square().sum()).item(),
                          (error_above.square().sum() / error.square().sum()).item(), maps.bpp)
-    figure, axes = plt.subplots(1, 3, figsize=(8, 2.9), layout="constrained")
-    titles = ("below the cut", "above the cut (on grey)", "error above the cut (four times)")
-    for ax, values, title in zip(axes, (below, 0.5 + above, 0.5 + 4 * error_above), titles, strict=True):
-        ax.imshow(inside.picture(values))
-        ax.set_title(title)
-        ax.set_axis_off()
-    return figure, numbers
+    return _panels({"below the cut": inside.picture(below), "above the cut (on grey)": inside.picture(0.5 + above),
+                    "error above the cut (four times)": inside.picture(0.5 + 4 * error_above)}), numbers
 
 
+@lru_cache(maxsize=4)
+def _undisturbed(model: AINN, start: inside.Coded, weights: str) -> tuple[inside.Denoising, dict[int, inside.Maps]]:
+    return inside.denoising(model, start), inside.activations(model, start.x)
+
+
+@torch.no_grad()
 def at_strength(model: AINN, start: inside.Coded, level4: float, level3: float,
                 level2: float) -> tuple[Figure, StrengthNumbers]:
     """The decoded picture and its error with each PDM at a strength from 0 (off) to 2; 1 is the trained one."""
     strengths = (level4, level3, level2)
     if not all(0 <= s <= 2 for s in strengths):
         raise AINNError(f"strengths must lie from 0 to 2, got {strengths}")
-    result, trained = inside.denoising(model, start, strengths=strengths), inside.denoising(model, start)
-    numbers = StrengthNumbers(strengths, start.bpp, result.psnr, trained.psnr, tuple(error.rho for error in result.levels))
-    figure, axes = plt.subplots(1, 3, figsize=(8, 2.9), layout="constrained")
-    axes[0].imshow(inside.picture(result.x_hat))
-    axes[0].set_title(f"{numbers.psnr:.2f} dB")
-    errors = [(r.x_hat - r.x).abs().mean(1)[0].numpy() for r in (result, trained)]
-    for ax, error, title in zip(axes[1:], errors, ("absolute error", "with all strengths 1"), strict=True):
-        drawn = ax.imshow(error, vmin=0, vmax=0.15, cmap="magma")
-        ax.set_title(title)
-    figure.colorbar(drawn, ax=axes[1:], shrink=0.8)
-    for ax in axes:
-        ax.set_axis_off()
-    return figure, numbers
+    trained, truth = _undisturbed(model, start, identity(model))
+    seen, x_hat = inside.decode(model, start.y_hat, strengths)
+    levels = tuple(inside.level_error(level, truth[level], *seen[f"PDM {level}"]) for level in inside.LEVELS)
+    result = inside.Denoising(levels, start.x, x_hat)
+    numbers = StrengthNumbers(strengths, start.bpp, result.psnr, trained.psnr, tuple(error.rho for error in levels))
+    error, error_trained = ((r.x_hat - r.x).abs().mean(1)[0] for r in (result, trained))
+    return _panels({f"{numbers.psnr:.2f} dB": inside.picture(x_hat), "absolute error": error,
+                    "with all strengths 1": error_trained}, vmax=0.15), numbers
 
 
-def at_wipe(before: Image.Image, after: Image.Image, size: int, position: float, zoom: int) -> tuple[Figure, WipeNumbers]:
+def at_wipe(before: Image.Image, after: Image.Image, size: int, position: float, zoom: int,
+            middle: float = 0.5) -> tuple[Figure, WipeNumbers]:
     """The original left of a line, the decoded image right of it.
 
     Args:
         size: bytes of the real file.
         position: of the line, from 0 to 1 of the width.
         zoom: 1 shows all; 2, 4 or 8 the part around the line that is so many times smaller.
+        middle: of that part, from 0 (top) to 1 of the height.
     """
-    if not 0 <= position <= 1 or zoom not in (1, 2, 4, 8):
-        raise AINNError(f"position must lie from 0 to 1 and zoom be 1, 2, 4 or 8, got {position} and {zoom}")
+    if not (0 <= position <= 1 and 0 <= middle <= 1) or zoom not in (1, 2, 4, 8):
+        raise AINNError(f"position and middle must lie from 0 to 1 and zoom be 1, 2, 4 or 8, got {position}, {middle} and {zoom}")
     numbers = WipeNumbers(position, zoom, 8 * size / (before.width * before.height), psnr(before, after))
     line = round(position * before.width)
     joined = after.convert("RGB")
     joined.paste(before.convert("RGB").crop((0, 0, line, before.height)), (0, 0))
     width, height = before.width // zoom, before.height // zoom
-    left, top = min(max(0, line - width // 2), before.width - width), (before.height - height) // 2
-    figure, ax = plt.subplots(figsize=(5, 5 * height / width), layout="constrained")
+    left, top = min(max(0, line - width // 2), before.width - width), round(middle * (before.height - height))
+    figure = plt.figure(figsize=(5, 5 * height / width), layout="none")
+    ax = figure.add_axes((0, 0, 1, 1))
     ax.imshow(joined.crop((left, top, left + width, top + height)), extent=(left, left + width, top + height, top),
               interpolation="nearest")
     ax.axvline(min(max(line, left), left + width), color="white", linewidth=1)
@@ -409,7 +487,78 @@ def at_wipe(before: Image.Image, after: Image.Image, size: int, position: float,
     return figure, numbers
 
 
-def explore(function: Callable[..., tuple[Figure, object]], **controls: ipywidgets.Widget) -> ipywidgets.VBox:
+def own_photo(data: bytes, side: int = 256) -> tuple[Image.Image, str]:
+    """A user's own image file, made fit for the explorers: RGB, at most ``side`` x ``side`` pixels, multiples of 16.
+
+    A larger one is shrunk until its shorter side fits, then its middle is kept. Returns it, and one line of what was done.
+
+    Raises:
+        AINNError: with one sentence, when it is no image, damaged, or too large or too small.
+    """
+    try:
+        image = Image.open(io.BytesIO(data))
+        prepared = codec.prepare(image)
+    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        large = isinstance(error, Image.DecompressionBombError)
+        raise AINNError("this image has far too many pixels" if large else "this file is no image that can be read") from None
+    notes, picture = list(prepared.notes), Image.fromarray(prepared.rgb)
+    if prepared.alpha is not None:
+        notes.append("what is transparent is laid on white")
+        picture = Image.composite(picture, Image.new("RGB", picture.size, "white"), Image.fromarray(prepared.alpha))
+    width, height = picture.size
+    if min(width, height) < SMALLEST:
+        raise AINNError(f"this image has {width}x{height} pixels; each side needs {SMALLEST} at least")
+    done = f"{width}x{height} pixels"
+    if min(width, height) > side:
+        scale = side / min(width, height)
+        picture = picture.resize((max(side, round(scale * width)), max(side, round(scale * height))), Image.Resampling.LANCZOS)
+        done += ", shrunk"
+    size = tuple(min(side, length) // 16 * 16 for length in picture.size)
+    if size != picture.size:
+        left, top = ((a - b) // 2 for a, b in zip(picture.size, size, strict=True))
+        picture = picture.crop((left, top, left + size[0], top + size[1]))
+        done += f", the middle {size[0]}x{size[1]} kept"
+    return picture, "; ".join([done, *notes])
+
+
+def rendered(figure: Figure) -> bytes:
+    """A figure as JPEG, a tenth of a PNG's size where it holds photos."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="jpeg", dpi="figure", pil_kwargs={"quality": 88})
+    return buffer.getvalue()
+
+
+class Explorer(ipywidgets.VBox):
+    """The face of an explorer: controls above a picture and the words of its numbers; see `explore`."""
+
+    def __init__(self, function: Callable[..., tuple[Figure, object]], controls: dict[str, ipywidgets.Widget]):
+        self.function, self.controls, self.output = function, controls, ipywidgets.Output()
+        for name, control in controls.items():
+            control.description = control.description or name.replace("_", " ")
+            control.style.description_width = "7em"
+            control.layout.width = control.layout.width or "28em"
+            control.observe(self.update, names="value")
+        super().__init__([*controls.values(), self.output])
+
+    def update(self, change: object = None) -> None:
+        """Draw again. An error becomes one line of words for the user, stored as an error for the tests to find."""
+        try:
+            figure, numbers = self.function(**{name: control.value for name, control in self.controls.items()})
+            try:
+                picture = base64.b64encode(rendered(figure)).decode()
+            finally:
+                plt.close(figure)
+            # one message for all of it: the page neither flickers nor jumps
+            self.output.outputs = tuple({"output_type": "display_data", "data": data, "metadata": {}} for data in (
+                {"image/jpeg": picture, "text/plain": str(figure)}, {"text/markdown": str(numbers), "text/plain": str(numbers)}))
+        except Exception as error:
+            if not isinstance(error, AINNError):
+                logging.getLogger(__name__).exception("an explorer failed")  # the traceback is for the log
+            self.output.outputs = ({"output_type": "error", "ename": type(error).__name__, "evalue": str(error),
+                                    "traceback": [f"This could not be drawn: {error or type(error).__name__}"]},)
+
+
+def explore(function: Callable[..., tuple[Figure, object]], **controls: ipywidgets.Widget) -> Explorer:
     """A face for an explorer: its controls above its figure and the words of its numbers.
 
     Args:
@@ -418,20 +567,6 @@ def explore(function: Callable[..., tuple[Figure, object]], **controls: ipywidge
 
     An error is shown to the user in words; it also stays in the widget's stored output, where the tests look for it.
     """
-    output = ipywidgets.Output()
-
-    def update(change: object = None) -> None:
-        with output:
-            clear_output(wait=True)
-            try:
-                figure, numbers = function(**{name: control.value for name, control in controls.items()})
-            except Exception as error:
-                display(HTML(f"<b>This could not be drawn:</b> {error}"))
-                raise
-            display(figure, Markdown(str(numbers)))
-            plt.close(figure)
-
-    for control in controls.values():
-        control.observe(update, names="value")
-    update()
-    return ipywidgets.VBox([*controls.values(), output])
+    explorer = Explorer(function, controls)
+    explorer.update()
+    return explorer

@@ -14,6 +14,7 @@ from .invertible import Squeeze
 from .model import LEVEL_CHANNELS, AINN
 from .rate import NODES, lagrangian
 
+STATISTICS = 64  # images at most, evenly among all, that mean and deviation of the latents are taken from
 BLOCK = LEVEL_CHANNELS[-1]  # 768 values of a 16x16 block of RGB
 
 
@@ -101,7 +102,7 @@ def start_as_linear_codec(model: AINN, images: list[Tensor]) -> AINN:
 
 
 def _start_entropy_model(model: AINN, images: list[Tensor]) -> None:
-    c = model.config
+    c, images = model.config, images[:: -(-len(images) // STATISTICS)]
     y = torch.cat([model.g_a(image[None, :, : image.shape[1] // 16 * 16, : image.shape[2] // 16 * 16].float() / 255)
                    .flatten(2)[0] for image in images], dim=1)
     statistics = torch.cat([y.std(1), y.mean(1)])  # scales first, then means: the order of `gaussian_parameters`

@@ -62,6 +62,20 @@ def test_a_short_run_learns(photos, tmp_path):
     assert cost(validate(model, images[:1], (4.0,))) < 0.99 * cost(before)
 
 
+def test_the_entropy_model_can_learn_alone(photos, tmp_path):
+    model, _, images = start(photos)
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    recipe = Recipe(steps=6, batch=2, patch=64, warmup=0, only="entropy")
+    after = dict(train(model, images, images[:1], recipe, tmp_path, progress=False).named_parameters())
+    changed = {name.split(".")[0] for name in before if not torch.equal(before[name], after[name])}
+    assert {"context_prediction", "entropy_parameters", "rate_control"} <= changed
+    assert not changed & {"levels", "cfrm", "pdm", "fdsm_d", "fdsm_s"}
+    for name in ("rate_control.gain_factor", "rate_control.inverse_factor"):  # part of the transform
+        assert torch.equal(before[name], after[name])
+    with pytest.raises(AINNError, match="only must be all or entropy"):
+        Recipe(only="decoder")
+
+
 def test_samples_follow_from_seed_step_and_index(photos):
     model, _, images = start(photos)
     recipe = Recipe(steps=1, patch=64)

@@ -1,0 +1,284 @@
+"""The ablation: every network starts as the same linear codec and sees the same samples, in the same order, as often.
+
+``python -m ainn_lib.ablation run --data train --images kodak --steps N`` trains and measures all of it, and takes a stopped
+session up again; ``python -m ainn_lib.ablation collect`` writes the committed JSON, from which table and figure are made.
+"""
+
+import argparse
+import itertools
+import json
+import statistics
+import struct
+import sys
+import time
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+import torch.nn.functional as F
+from compressai.models import MeanScaleHyperprior
+from PIL import Image
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
+
+from . import data
+from .codec import to_tensor
+from .codecs import Codec
+from .curves import Curve, bd_rate
+from .errors import AINNError
+from .evaluate import as_codec, compact_json, measure, summarise
+from .model import AINN
+from .provenance import provenance
+from .rate import lagrangian
+from .recipe import Recipe, learning_rate
+from .samples import draw_sample, hold_out, load_photos
+from .train import QUANTILES_EVERY, Devices, rd_loss, train_preset
+from .weights import load_pretrained
+
+ROOT = Path(__file__).resolve().parent.parent
+RESULTS = ROOT / "figures" / "data" / "ablation.json"
+PRESET, SEEDS, PLAIN = "student", (0, 1), {"fdsm": False, "cfrm": False, "pdm": "none"}
+DEVICES = Devices("cpu", precision="bf16-mixed")
+POINTS = (1.0, 2.75, 4.5, 6.25, 8.0)  #: qualities that are measured
+VARIANTS: dict[str, tuple[str, dict]] = {  #: name -> what it is, changes to the preset
+    "plain": ("plain INN", PLAIN),
+    "cfrm": ("plain + CFRM", {**PLAIN, "cfrm": True}),
+    "pdm-residual": ("plain + PDM (residual)", {**PLAIN, "pdm": "residual"}),
+    "pdm-dense": ("plain + PDM (dense)", {**PLAIN, "pdm": "dense"}),
+    "pdm-unet": ("plain + PDM (U-Net)", {**PLAIN, "pdm": "unet"}),
+    "fdsm": ("plain + FDSM", {**PLAIN, "fdsm": True}),
+    "all": ("all modules", {}),
+    "all-ms-cfrm": ("all modules + MS-CFRM", {"ms_cfrm": True}),
+    "peer-macs": ("non-invertible peer of all, equal MACs", {"tied": False}),
+    "peer-parameters": ("non-invertible peer of all, equal trained parameters", {"tied": False, "hidden": (12, 12, 16, 20)}),
+}
+HYPERPRIOR = "mbt2018-mean"
+TITLES = {**{name: title for name, (title, _) in VARIANTS.items()}, HYPERPRIOR: "CompressAI's mbt2018-mean (64, 96)"}
+
+
+@dataclass(frozen=True)
+class Row:
+    """One trained variant, measured on the images of a data set at `POINTS`."""
+
+    variant: str
+    seed: int
+    dataset: str
+    images: int
+    parameters: int
+    trained: int  #: parameters that training changes; the 1x1 matrices of the core stay those of the linear codec
+    kmac: float  #: kMAC a pixel of analysis and synthesis, without the entropy model
+    steps: int
+    minutes: float
+    bpp: tuple[float, ...]  #: of real files
+    psnr: tuple[float, ...]  #: dB, of the decoded 8-bit images
+
+    def curve(self) -> Curve:
+        """The five points as a curve, to take a BD-rate."""
+        count = len(self.bpp)
+        return Curve(self.variant, self.dataset, "measured here", RESULTS.name, self.images, True, self.bpp, self.psnr,
+                     (None,) * count)
+
+
+def run(variant: str, seed: int, source: str | Path, images: dict[str, Path], dataset: str, steps: int, out: Path) -> Row:
+    """Train one variant and measure it; what has been done before in ``out`` is taken up.
+
+    Raises:
+        AINNError: for an unknown variant, and as `train_preset` does.
+    """
+    if variant not in TITLES:
+        raise AINNError(f"no variant {variant!r}; there are {', '.join(TITLES)}")
+    folder = out / f"{variant}-{seed}"
+    kept = folder / "row.json"
+    if kept.exists():
+        return Row(**json.loads(kept.read_text()))
+    recipe = Recipe(steps=steps, seed=seed, validate_every=steps)
+    if variant == HYPERPRIOR:
+        codec, facts = _hyperpriors(recipe, source, folder, out / f"all-{seed}" / "row.json")
+    else:
+        weights = train_preset(PRESET, source, recipe, folder, config=VARIANTS[variant][1], devices=DEVICES)
+        model = load_pretrained(weights)
+        last = json.loads(weights.with_suffix(".json").read_text())["log"][-1]
+        cores = [*model.levels, *(() if model.config.tied else model.synthesis_levels)]
+        fixed = sum(level.conv1x1.weight.numel() for level in cores)
+        total = sum(p.numel() for p in model.parameters())
+        codec = as_codec(model, variant)
+        facts = {"parameters": total, "trained": total - fixed, "minutes": float(last["minutes"]), "steps": steps,
+                 "kmac": kmac(lambda x: model.g_s(model.g_a(x)))}
+    rows = [{"setting": point, **_measured(codec, path, point)}
+            for path, point in tqdm(list(itertools.product(images.values(), POINTS)), desc=f"{variant}-{seed}")]
+    means = summarise(rows, POINTS)
+    row = Row(variant, seed, dataset, len(images), bpp=means["bpp"], psnr=means["psnr-rgb"], **facts)
+    kept.write_text(json.dumps(asdict(row)))
+    return row
+
+
+def _measured(codec: Codec, path: Path, point: float) -> dict:
+    with Image.open(path) as image:
+        return measure(codec, image, point)
+
+
+@torch.no_grad()
+def kmac(transform, side: int = 256) -> float:
+    """Thousands of multiply-accumulates a pixel of a transform of images (1, 3, side, side)."""
+    with FlopCounterMode(display=False) as counter:
+        transform(torch.rand(1, 3, side, side))
+    return counter.get_total_flops() / 2 / side**2 / 1000
+
+
+def _hyperpriors(recipe: Recipe, source: str | Path, folder: Path, peer: Path) -> tuple[Codec, dict]:
+    """CompressAI's network from random weights, once for each point, all together in the minutes of the run ``peer``."""
+    minutes = json.loads(peer.read_text())["minutes"]
+    _, images, _ = hold_out(*load_photos(source, recipe.patch))
+    config = AINN.from_preset(PRESET).config
+    networks, spent = {}, 0.0
+    for point in POINTS:
+        torch.manual_seed(recipe.seed)
+        network = MeanScaleHyperprior(64, 96)
+        lam = lagrangian(torch.tensor(point), config.lambdas)
+        timed = _train_hyperprior(network, images, config, Recipe(steps=12, seed=recipe.seed), lam)
+        steps = int(60 * minutes / len(POINTS) / (timed / 12))
+        torch.manual_seed(recipe.seed)
+        network = MeanScaleHyperprior(64, 96)
+        spent += _train_hyperprior(network, images, config, Recipe(steps=steps, seed=recipe.seed), lam)
+        network.update(force=True)
+        networks[point] = network.eval()
+    count = sum(p.numel() for p in network.parameters())
+    facts = {"parameters": count, "trained": count, "kmac": kmac(lambda x: network.g_s(network.g_a(x))), "steps": steps,
+             "minutes": round(spent / 60, 2)}
+    folder.mkdir(parents=True, exist_ok=True)
+    return Codec(HYPERPRIOR, HYPERPRIOR, "five networks of one rate", POINTS, lambda image, q: _write(networks[q], image, q),
+                 lambda file: _read(networks, file)), facts
+
+
+def _train_hyperprior(network: MeanScaleHyperprior, images: list[Tensor], config, recipe: Recipe, lam: Tensor) -> float:
+    """Our samples, loss and schedule; CompressAI's network. Returns the seconds."""
+    network.train().entropy_bottleneck.quantiles.requires_grad_(False)
+    optimizer = torch.optim.Adam([p for p in network.parameters() if p.requires_grad], lr=recipe.entropy_lr)
+    began = time.monotonic()
+    for step in tqdm(range(recipe.steps), desc=HYPERPRIOR):
+        optimizer.param_groups[0]["lr"] = recipe.entropy_lr * learning_rate(recipe, step)
+        if step % QUANTILES_EVERY == 0:
+            network.entropy_bottleneck._update_quantiles()
+        x = torch.stack([draw_sample(images, config, recipe, step, i)["x"] for i in range(recipe.batch)])
+        optimizer.zero_grad()
+        rd_loss(network(x), x, lam)["loss"].backward()
+        torch.nn.utils.clip_grad_norm_(network.parameters(), recipe.clip)
+        optimizer.step()
+    network.entropy_bottleneck._update_quantiles()
+    return time.monotonic() - began
+
+
+_HEADER = struct.Struct("<HHBI")  # width, height, 16 times the quality, bytes of y
+
+
+@torch.no_grad()
+def _write(network: MeanScaleHyperprior, image: Image.Image, point: float) -> bytes:
+    x = to_tensor(np.asarray(image))
+    padded = F.pad(x, (0, -image.width % 64, 0, -image.height % 64), mode="replicate")
+    (y,), (z,) = network.compress(padded)["strings"]
+    return _HEADER.pack(image.width, image.height, round(16 * point), len(y)) + y + z
+
+
+@torch.no_grad()
+def _read(networks: dict[float, MeanScaleHyperprior], file: bytes) -> Image.Image:
+    width, height, point, length = _HEADER.unpack_from(file)
+    y, z = file[_HEADER.size:][:length], file[_HEADER.size + length:]
+    shape = -(-height // 64), -(-width // 64)
+    x = networks[point / 16].decompress([[y], [z]], shape)["x_hat"][0, :, :height, :width]
+    return Image.fromarray((x.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).numpy())
+
+
+# -- from the committed JSON -------------------------------------------------------------------------------------------
+
+
+def collect(out: Path, source: str, path: Path = RESULTS) -> Path:
+    """Write the rows of all finished runs into one JSON file."""
+    rows = [json.loads(file.read_text()) for file in sorted(out.glob("*/row.json"))]
+    order = list(TITLES)
+    rows.sort(key=lambda row: (order.index(row["variant"]), row["seed"]))
+    facts = {"source": "measured here", "training photos": source, "start": "the same linear codec", "points": POINTS,
+             "precision": DEVICES.precision, "recipe": asdict(Recipe(steps=rows[0]["steps"])), **provenance(), "rows": rows}
+    path.write_text(compact_json(facts))
+    return path
+
+
+def read_rows(path: Path = RESULTS) -> list[Row]:
+    """The rows of the committed file."""
+    rows = json.loads(path.read_text())["rows"]
+    return [Row(**{**row, "bpp": tuple(row["bpp"]), "psnr": tuple(row["psnr"])}) for row in rows]
+
+
+def mean_curve(rows: Iterable[Row], variant: str) -> Curve:
+    """The curve of a variant, mean over its seeds at each point."""
+    curves = [row.curve() for row in rows if row.variant == variant]
+    if not curves:
+        raise AINNError(f"the ablation holds no run of {variant!r}")
+    bpp, psnr = (tuple(statistics.fmean(values) for values in zip(*(getattr(c, key) for c in curves), strict=True))
+                 for key in ("bpp", "psnr"))
+    return Curve(variant, curves[0].dataset, "measured here", RESULTS.name, curves[0].images, True, bpp, psnr, (None,) * len(bpp))
+
+
+def against(rows: list[Row], anchor: str) -> dict[str, list[float]]:
+    """BD-rates (percent) of every variant's runs against the mean curve of ``anchor``, one for each seed."""
+    reference, result = mean_curve(rows, anchor), {}
+    for row in rows:
+        result.setdefault(row.variant, []).append(bd_rate(reference, row.curve()).percent)
+    return result
+
+
+def verdict(runs: list[float], reference: list[float]) -> str:
+    """What the seeds allow to say of a variant and its anchor.
+
+    >>> verdict([-3.0, -2.0], [-0.5, 0.5]), verdict([-1.0, 0.0], [-0.5, 0.5])
+    ('better', 'no difference measured')
+    """
+    if max(runs) < min(reference):
+        return "better"
+    return "worse" if min(runs) > max(reference) else "no difference measured"
+
+
+def ablation_table(rows: list[Row], anchor: str = "plain") -> pd.DataFrame:
+    """One line a variant: size, cost, BD-rate against ``anchor`` (mean and range over the seeds) and the verdict."""
+    rates = against(rows, anchor)
+    lines = {}
+    for name, runs in rates.items():
+        own = [row for row in rows if row.variant == name]
+        lines[TITLES[name]] = {
+            "parameters (M)": f"{own[0].parameters / 1e6:.2f}", "trained (M)": f"{own[0].trained / 1e6:.2f}",
+            "kMAC/px": f"{own[0].kmac:.1f}", "minutes": f"{statistics.fmean(row.minutes for row in own):.0f}",
+            "BD-rate": f"{statistics.fmean(runs):+.1f} % ({min(runs):+.1f} to {max(runs):+.1f})",
+            f"against {TITLES[anchor]}": "anchor" if name == anchor else
+            verdict(runs, rates[anchor]) if len(runs) > 1 else "one seed only"}
+    return pd.DataFrame.from_dict(lines, orient="index").rename_axis("network")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """The command line of the module."""
+    parser = argparse.ArgumentParser(prog="python -m ainn_lib.ablation", description=__doc__.split("\n")[0])
+    parser.add_argument("action", choices=["run", "collect"])
+    parser.add_argument("--data", default="train", metavar="NAME|DIR", help="what to train on (default: %(default)s)")
+    parser.add_argument("--images", default="kodak", metavar="NAME|DIR", help="what to measure on (default: %(default)s)")
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--variants", nargs="+", default=list(TITLES), metavar="NAME")
+    parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
+    parser.add_argument("--out", type=Path, default=ROOT / "runs" / "ablation", metavar="DIR")
+    options = parser.parse_args(arguments)
+    try:
+        if options.action == "run":
+            for seed, variant in itertools.product(options.seeds, options.variants):
+                print(run(variant, seed, options.data, data.images(options.images), Path(options.images).name, options.steps,
+                          options.out))
+        else:
+            print(collect(options.out, Path(options.data).name))
+    except AINNError as error:
+        print(f"ablation: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -406,11 +406,14 @@ class WipeNumbers:
 
     position: float
     zoom: int
+    box: tuple[int, int, int, int]  #: the part that is shown: left, top, right, bottom
     bpp: float  #: of the real file
     psnr: float  #: dB, of the whole image
 
     def __str__(self) -> str:
-        return f"left of the line the original, right of it the file of **{self.bpp:.3f} bpp**, **{self.psnr:.2f} dB**"
+        left, top, right, bottom = self.box
+        return (f"left of the line ({100 * self.position:.0f} % of the width) the original, right of it the file of "
+                f"**{self.bpp:.3f} bpp**, **{self.psnr:.2f} dB**; columns {left} to {right}, rows {top} to {bottom}")
 
 
 @torch.no_grad()
@@ -472,19 +475,18 @@ def at_wipe(before: Image.Image, after: Image.Image, size: int, position: float,
     """
     if not (0 <= position <= 1 and 0 <= middle <= 1) or zoom not in (1, 2, 4, 8):
         raise AINNError(f"position and middle must lie from 0 to 1 and zoom be 1, 2, 4 or 8, got {position}, {middle} and {zoom}")
-    numbers = WipeNumbers(position, zoom, 8 * size / (before.width * before.height), psnr(before, after))
     line = round(position * before.width)
     joined = after.convert("RGB")
     joined.paste(before.convert("RGB").crop((0, 0, line, before.height)), (0, 0))
     width, height = before.width // zoom, before.height // zoom
     left, top = min(max(0, line - width // 2), before.width - width), round(middle * (before.height - height))
+    box = (left, top, left + width, top + height)
     figure = plt.figure(figsize=(5, 5 * height / width), layout="none")
     ax = figure.add_axes((0, 0, 1, 1))
-    ax.imshow(joined.crop((left, top, left + width, top + height)), extent=(left, left + width, top + height, top),
-              interpolation="nearest")
+    ax.imshow(joined.crop(box), extent=(left, left + width, top + height, top), interpolation="nearest")
     ax.axvline(min(max(line, left), left + width), color="white", linewidth=1)
     ax.set_axis_off()
-    return figure, numbers
+    return figure, WipeNumbers(position, zoom, box, 8 * size / (before.width * before.height), psnr(before, after))
 
 
 def own_photo(data: bytes, side: int = 256) -> tuple[Image.Image, str]:
@@ -539,6 +541,7 @@ class Explorer(ipywidgets.VBox):
             control.layout.width = control.layout.width or "28em"
             control.observe(self.update, names="value")
         super().__init__([*controls.values(), self.output])
+        self.add_class("ainn-explorer")
 
     def update(self, change: object = None) -> None:
         """Draw again. An error becomes one line of words for the user, stored as an error for the tests to find."""

@@ -7,19 +7,22 @@ session up again; ``python -m ainn_lib.ablation collect`` writes the committed J
 import argparse
 import itertools
 import json
+import math
 import statistics
 import struct
 import sys
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
 from compressai.models import MeanScaleHyperprior
+from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
@@ -28,7 +31,7 @@ from tqdm import tqdm
 from . import data
 from .codec import to_tensor
 from .codecs import Codec
-from .curves import Curve, bd_rate
+from .curves import LOOK, STYLE, Curve, bd_rate
 from .errors import AINNError
 from .evaluate import as_codec, compact_json, measure, summarise
 from .model import AINN
@@ -57,7 +60,10 @@ VARIANTS: dict[str, tuple[str, dict]] = {  #: name -> what it is, changes to the
     "peer-parameters": ("non-invertible peer of all, equal trained parameters", {"tied": False, "hidden": (12, 12, 16, 20)}),
 }
 HYPERPRIOR = "mbt2018-mean"
-TITLES = {**{name: title for name, (title, _) in VARIANTS.items()}, HYPERPRIOR: "CompressAI's mbt2018-mean (64, 96)"}
+DEAD_LEAVES, FIXED = "dead-leaves", "fixed-rate"  # beside the ablation: other data; one network for each rate
+TITLES = {**{name: title for name, (title, _) in VARIANTS.items()}, HYPERPRIOR: "CompressAI's mbt2018-mean (64, 96)",
+          DEAD_LEAVES: "all modules, trained on dead leaves", FIXED: "all modules, one network for each of two rates"}
+FIXED_POINTS = (2.75, 6.25)
 
 
 @dataclass(frozen=True)
@@ -94,31 +100,49 @@ def run(variant: str, seed: int, source: str | Path, images: dict[str, Path], da
     folder = out / f"{variant}-{seed}"
     kept = folder / "row.json"
     if kept.exists():
-        return Row(**json.loads(kept.read_text()))
+        return _row(json.loads(kept.read_text()))
     recipe = Recipe(steps=steps, seed=seed, validate_every=steps)
+    points = FIXED_POINTS if variant == FIXED else POINTS
     if variant == HYPERPRIOR:
         codec, facts = _hyperpriors(recipe, source, folder, out / f"all-{seed}" / "row.json")
+        subjects = {p: (codec, p) for p in points}
     else:
-        weights = train_preset(PRESET, source, recipe, folder, config=VARIANTS[variant][1], devices=DEVICES)
-        model = load_pretrained(weights)
-        last = json.loads(weights.with_suffix(".json").read_text())["log"][-1]
-        cores = [*model.levels, *(() if model.config.tied else model.synthesis_levels)]
-        fixed = sum(level.conv1x1.weight.numel() for level in cores)
-        total = sum(p.numel() for p in model.parameters())
-        codec = as_codec(model, variant)
-        facts = {"parameters": total, "trained": total - fixed, "minutes": float(last["minutes"]), "steps": steps,
-                 "kmac": kmac(lambda x: model.g_s(model.g_a(x)))}
-    rows = [{"setting": point, **_measured(codec, path, point)}
-            for path, point in tqdm(list(itertools.product(images.values(), POINTS)), desc=f"{variant}-{seed}")]
-    means = summarise(rows, POINTS)
+        changes = VARIANTS.get(variant, ("", {}))[1]
+        lambdas = [lagrangian(torch.tensor(p), AINN.from_preset(PRESET).config.lambdas).item() for p in FIXED_POINTS]
+        weights = [train_preset(PRESET, None if variant == DEAD_LEAVES else source, replace(recipe, lam=lam),
+                                folder / (f"{lam:.4f}" if lam else ""), config=changes, devices=DEVICES)
+                   for lam in (lambdas if variant == FIXED else [None])]
+        models = [load_pretrained(file) for file in weights]
+        logs = [json.loads(file.with_suffix(".json").read_text())["log"][-1] for file in weights]
+        codecs = [as_codec(model, variant) for model in models]
+        subjects = {p: (codecs[0], p) for p in points}
+        if variant == FIXED:
+            subjects = {p: (codec, 0.0) for p, codec in zip(points, codecs, strict=True)}
+        facts = {"parameters": sum(p.numel() for p in models[0].parameters()), "trained": trained_parameters(models[0]),
+                 "steps": steps, "minutes": sum(float(log["minutes"]) for log in logs),
+                 "kmac": kmac(lambda x: models[0].g_s(models[0].g_a(x)))}
+    rows = [{"setting": point, **_measured(*subjects[point], path)}
+            for path, point in tqdm(list(itertools.product(images.values(), points)), desc=f"{variant}-{seed}")]
+    means = summarise(rows, points)
     row = Row(variant, seed, dataset, len(images), bpp=means["bpp"], psnr=means["psnr-rgb"], **facts)
     kept.write_text(json.dumps(asdict(row)))
-    return row
+    return _row(asdict(row))
 
 
-def _measured(codec: Codec, path: Path, point: float) -> dict:
+def _row(facts: dict) -> Row:
+    return Row(**{**facts, "bpp": tuple(facts["bpp"]), "psnr": tuple(facts["psnr"])})
+
+
+def _measured(codec: Codec, setting: float, path: Path) -> dict:
     with Image.open(path) as image:
-        return measure(codec, image, point)
+        return measure(codec, image, setting)
+
+
+def trained_parameters(model: AINN) -> int:
+    """How many parameters training changes: all but the fixed 1x1 matrices of the core."""
+    cores = [*model.levels, *(() if model.config.tied else model.synthesis_levels)]
+    fixed = sum(level.conv1x1.weight.numel() for i, level in enumerate(cores) if not model.config.trainable_1x1[i % 4])
+    return sum(p.numel() for p in model.parameters()) - fixed
 
 
 @torch.no_grad()
@@ -208,8 +232,7 @@ def collect(out: Path, source: str, path: Path = RESULTS) -> Path:
 
 def read_rows(path: Path = RESULTS) -> list[Row]:
     """The rows of the committed file."""
-    rows = json.loads(path.read_text())["rows"]
-    return [Row(**{**row, "bpp": tuple(row["bpp"]), "psnr": tuple(row["psnr"])}) for row in rows]
+    return [_row(row) for row in json.loads(path.read_text())["rows"]]
 
 
 def mean_curve(rows: Iterable[Row], variant: str) -> Curve:
@@ -223,10 +246,11 @@ def mean_curve(rows: Iterable[Row], variant: str) -> Curve:
 
 
 def against(rows: list[Row], anchor: str) -> dict[str, list[float]]:
-    """BD-rates (percent) of every variant's runs against the mean curve of ``anchor``, one for each seed."""
+    """BD-rates (percent; NaN without a common range) of every variant's runs against the mean curve of ``anchor``, one a seed."""
     reference, result = mean_curve(rows, anchor), {}
-    for row in rows:
-        result.setdefault(row.variant, []).append(bd_rate(reference, row.curve()).percent)
+    for row in (row for row in rows if row.variant != FIXED):
+        percent = bd_rate(reference, row.curve()).percent
+        result.setdefault(row.variant, []).append(math.nan if percent is None else percent)
     return result
 
 
@@ -236,6 +260,8 @@ def verdict(runs: list[float], reference: list[float]) -> str:
     >>> verdict([-3.0, -2.0], [-0.5, 0.5]), verdict([-1.0, 0.0], [-0.5, 0.5])
     ('better', 'no difference measured')
     """
+    if any(map(math.isnan, runs)):
+        return "no common range of PSNR"
     if max(runs) < min(reference):
         return "better"
     return "worse" if min(runs) > max(reference) else "no difference measured"
@@ -250,10 +276,57 @@ def ablation_table(rows: list[Row], anchor: str = "plain") -> pd.DataFrame:
         lines[TITLES[name]] = {
             "parameters (M)": f"{own[0].parameters / 1e6:.2f}", "trained (M)": f"{own[0].trained / 1e6:.2f}",
             "kMAC/px": f"{own[0].kmac:.1f}", "minutes": f"{statistics.fmean(row.minutes for row in own):.0f}",
-            "BD-rate": f"{statistics.fmean(runs):+.1f} % ({min(runs):+.1f} to {max(runs):+.1f})",
+            "BD-rate": "-" if any(map(math.isnan, runs)) else
+            f"{statistics.fmean(runs):+.1f} % ({min(runs):+.1f} to {max(runs):+.1f})",
             f"against {TITLES[anchor]}": "anchor" if name == anchor else
             verdict(runs, rates[anchor]) if len(runs) > 1 else "one seed only"}
     return pd.DataFrame.from_dict(lines, orient="index").rename_axis("network")
+
+
+@dataclass(frozen=True)
+class Price:
+    """What a choice costs, in dB of PSNR at equal rate: one number for each measured point in reach."""
+
+    question: str
+    decibels: tuple[float, ...]
+    steps: int
+    minutes: float
+
+    @property
+    def answer(self) -> str:
+        """One sentence."""
+        values = ", ".join(f"{value:+.2f}" for value in self.decibels)
+        return (f"{statistics.fmean(self.decibels):+.2f} dB at equal rate, after {self.steps:,} steps "
+                f"({self.minutes:.0f} minutes; from low to high rate {values} dB).")
+
+
+def above(anchor: Row, test: Row) -> tuple[float, ...]:
+    """PSNR of the points of ``test`` minus that of ``anchor`` at the same rate (between its points, over log rate), in dB."""
+    return tuple(psnr - float(np.interp(np.log(bpp), np.log(anchor.bpp), anchor.psnr))
+                 for bpp, psnr in zip(test.bpp, test.psnr, strict=True) if anchor.bpp[0] <= bpp <= anchor.bpp[-1])
+
+
+def prices(rows: list[Row] | None = None) -> list[Price]:
+    """What is lost with dead leaves in place of photos, and won with one network for each rate in place of one for all."""
+    rows = read_rows() if rows is None else rows
+    chosen = {row.variant: row for row in rows if row.seed == SEEDS[0]}
+    questions = {DEAD_LEAVES: "Dead leaves in place of photos:", FIXED: "One network for one rate, in place of one for all:"}
+    return [Price(question, above(chosen["all"], row), row.steps, row.minutes / (len(row.bpp) if name == FIXED else 1))
+            for name, question in questions.items() if (row := chosen.get(name))]
+
+
+def ablation_figure(rows: list[Row], anchor: str = "plain") -> Figure:
+    """BD-rate of every run against the anchor: one dot a seed, the anchor's own range as a grey band."""
+    rates = against(rows, anchor)
+    with plt.style.context(STYLE):
+        figure, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
+        ax.axvspan(min(rates[anchor]), max(rates[anchor]), color="0.85", linewidth=0)
+        for place, runs in enumerate(rates.values()):
+            ax.plot(runs, [place] * len(runs), "o-", color=LOOK[PRESET][1], markersize=4, linewidth=1)
+        ax.set(yticks=range(len(rates)), yticklabels=[TITLES[name] for name in rates],
+               xlabel=f"BD-rate against {TITLES[anchor]} (percent; left is better; one dot a seed)")
+        ax.invert_yaxis()
+    return figure
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -263,7 +336,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--data", default="train", metavar="NAME|DIR", help="what to train on (default: %(default)s)")
     parser.add_argument("--images", default="kodak", metavar="NAME|DIR", help="what to measure on (default: %(default)s)")
     parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--variants", nargs="+", default=list(TITLES), metavar="NAME")
+    parser.add_argument("--variants", nargs="+", default=[*VARIANTS, HYPERPRIOR], metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "ablation", metavar="DIR")
     options = parser.parse_args(arguments)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from PIL import Image
 
-from . import codec, inside
+from . import codec, inside, recovery
 from .codecs import Codec
 from .errors import AINNError
 from .metrics import psnr
@@ -84,9 +84,9 @@ def saturation(model: AINN, image: Image.Image, factors: tuple[float, ...] = (1,
         return psnr(image, Image.fromarray(inside.picture(x_hat)))
 
     if model.config.tied and model.config.squeeze and not model.config.ms_cfrm:
-        u, _ = inside.core_output(model, start.x)
+        u, _ = recovery.core_output(model, start.x)
         gain, inverse_gain, _ = model.gains(8.0)
-        scaled = u * torch.cat(inside.plain_copy(gain * inverse_gain), dim=1)
+        scaled = u * torch.cat(recovery.plain_copy(gain * inverse_gain), dim=1)
         whole, exact = quality(_from_core(model, scaled, pdm=True)), quality(_from_core(model, u, pdm=False))
     return Saturation(*zip(*files, strict=True), quality(model.g_s(start.unrounded)), whole, exact)
 

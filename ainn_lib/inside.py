@@ -1,6 +1,5 @@
-"""What the modules do to a photo, measured: FDSM's maps, the errors around each PDM, CFRM's recovery of channels."""
+"""What FDSM and PDM do to a photo, measured: frequency maps, and the error at every level before and after the denoiser."""
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 import matplotlib.pyplot as plt
@@ -165,7 +164,7 @@ class FrequencyMaps:
 
     def psnr(self, m: float | Tensor | None = None) -> float:
         """PSNR in dB of the 8-bit picture that `joined` gives, against x."""
-        return _psnr(self.joined(m), self.x)
+        return psnr_of(self.joined(m), self.x)
 
     @property
     def best_mask(self) -> float:
@@ -192,7 +191,8 @@ def frequency_maps(model: AINN, image: Image.Image, quality: float | None = None
     return FrequencyMaps(x, low, high, low_hat + offset, high_hat + offset, mask, local_energy(x), start.bytes)
 
 
-def _psnr(x_hat: Tensor, x: Tensor) -> float:
+def psnr_of(x_hat: Tensor, x: Tensor) -> float:
+    """PSNR in dB of the 8-bit pictures of two tensors (1, 3, H, W); inf where they are equal."""
     mse = np.mean((picture(x_hat).astype(float) - picture(x)) ** 2)
     return float("inf") if mse == 0 else float(10 * np.log10(255**2 / mse))
 
@@ -257,7 +257,7 @@ class Denoising:
     @property
     def psnr(self) -> float:
         """PSNR in dB of the 8-bit picture."""
-        return _psnr(self.x_hat, self.x)
+        return psnr_of(self.x_hat, self.x)
 
 
 @torch.no_grad()
@@ -328,118 +328,6 @@ def gaussian_denoising(model: AINN, image: Image.Image, size: float, seed: int =
 def _need_pdm(model: AINN) -> None:
     if model.config.pdm == "none" or not model.config.tied:
         raise AINNError("this network has no PDM behind the inverse of its encoder")
-
-
-# -- recovery ----------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class LinearRecovery:
-    """The affine map from a neighbourhood of y to u of least squared error: û = A · patch(y) + b."""
-
-    weight: Tensor  #: A, (1536, M, k, k): a convolution, zero padding
-    bias: Tensor  #: b, (1536,)
-    samples: int  #: latent positions that it was fitted on
-
-    def __call__(self, y: Tensor) -> Maps:
-        u = F.conv2d(y, self.weight.to(y), self.bias.to(y), padding=self.weight.shape[-1] // 2)
-        return u.chunk(2, dim=1)
-
-
-@torch.no_grad()
-def linear_recovery(pairs: Iterable[tuple[Tensor, Tensor]], k: int = 1, ridge: float = 1e-4) -> LinearRecovery:
-    r"""Fits û = A · patch(y) + b by the normal equations: the yardstick for every recovery of that support.
-
-    .. math:: \min_{A, b} \sum \|A\,p + b - u\|^2 + \epsilon\,\|A - C\|^2, \qquad A = C + (U - CP) P^T (P P^T + \epsilon I)^{-1}
-
-    C is the plain copy: what the samples cannot determine stays a copy.
-
-    Args:
-        pairs: what `core_output` returns, one for each image. There are M k² + 1 unknowns for each of the 1536 channels;
-            take several times as many latent positions (one for each 16x16 pixels).
-        k: odd side of the neighbourhood, 1 or 3.
-        ridge: ε over the mean diagonal of P Pᵀ.
-
-    Raises:
-        AINNError: for no pairs or an even k.
-    """
-    if k < 1 or k % 2 == 0:
-        raise AINNError(f"k must be odd and at least 1, got {k}")
-    gram, cross, samples = 0, 0, 0
-    for u, y in pairs:
-        patches = F.unfold(y, k, padding=k // 2)[0]  # (M k², h w)
-        patches = torch.cat([patches, torch.ones_like(patches[:1])])
-        # each image in the dtype of y, which is fast; the sum over images in float64
-        missing = (u - torch.cat(plain_copy(y), dim=1))[0].flatten(1)
-        gram, cross = gram + (patches @ patches.T).double(), cross + (patches @ missing.T).double()
-        samples += patches.shape[1]
-    if not samples:
-        raise AINNError("a linear recovery needs images to be fitted on")
-    damping = torch.full((len(gram),), ridge * gram.diagonal()[:-1].mean().item(), dtype=gram.dtype)
-    damping[-1] = 0  # the constant is free
-    solved = torch.linalg.solve(gram + torch.diag(damping), cross).T
-    weight, channels = solved[:, :-1].reshape(-1, y.shape[1], k, k).to(y), torch.arange(len(solved))
-    weight[channels, channels % y.shape[1], k // 2, k // 2] += 1  # C
-    return LinearRecovery(weight, solved[:, -1].to(y), samples)
-
-
-@torch.no_grad()
-def core_output(model: AINN, x: Tensor, quality: float | None = None) -> tuple[Tensor, Tensor]:
-    """u (1, 1536, h, w), before the squeeze, and what the decoder gets for it, (1, M, h, w): y, or ŷ at a quality.
-
-    Raises:
-        AINNError: for a network without the squeeze, or with MS-CFRM (its later stages want y too).
-    """
-    if not model.config.squeeze or model.config.ms_cfrm:
-        raise AINNError("recovery is measured on networks with the squeeze and without MS-CFRM")
-    maps = model.split(x)
-    for level in model.levels:
-        maps = level(*maps)
-    (y,) = model.channel_squeeze(*maps)
-    return torch.cat(maps, dim=1), y if quality is None else entropy.encode_latent(model, y, quality).y_hat.to(y)
-
-
-def plain_copy(y: Tensor) -> Maps:
-    """ŷ copied to all groups of both branches: what stands in for CFRM. Of all û made of equal groups the nearest to u."""
-    return (y.repeat(1, 768 // y.shape[1], 1, 1),) * 2
-
-
-@dataclass(frozen=True)
-class Recovery:
-    """How well one way brings the squeezed channels back; means over the images."""
-
-    name: str
-    lost: float  #: Σ‖û − u‖² / Σ‖u‖²: the share of u's energy that is missing or wrong
-    psnr: float  #: dB, when û goes through the rest of the trained decoder
-
-
-@torch.no_grad()
-def recovery(model: AINN, images: Iterable[Image.Image], ways: dict, quality: float | None = None) -> tuple[Recovery, ...]:
-    """Compares ways to get u back from its squeezed latent, on images.
-
-    Args:
-        ways: name -> function of y (1, M, h, w) that returns both branches (1, 768, h, w); for instance `plain_copy`,
-            ``model.cfrm`` and a `LinearRecovery`.
-        quality: as `core_output` takes it.
-
-    Raises:
-        AINNError: for no images, and as `core_output`.
-    """
-    rest, totals, count = model.synthesis_stages()[1:], {name: [0.0, 0.0] for name in ways}, 0
-    whole = 0.0
-    for image in images:
-        x = as_tensor(image, model)
-        u, y = core_output(model, x, quality)
-        count, whole = count + 1, whole + u.double().square().sum().item()
-        for name, way in ways.items():
-            maps = way(y)
-            totals[name][0] += (torch.cat(maps, dim=1) - u).double().square().sum().item()
-            for stage in rest:
-                maps = stage.run(*maps)
-            totals[name][1] += _psnr(maps[0], x)
-    if not count:
-        raise AINNError("there are no images to measure")
-    return tuple(Recovery(name, wrong / whole, psnr / count) for name, (wrong, psnr) in totals.items())
 
 
 # -- figures -----------------------------------------------------------------------------------------------------------

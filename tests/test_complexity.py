@@ -34,6 +34,7 @@ def test_macs_are_those_that_torch_counts_by_itself(name):
     for side, transform in (("encoder", lambda: model.g_a(x)), ("decoder", lambda: model.g_s(y))):
         here = {c.name: c for c in costs if c.side == side}
         assert sum(c.macs for c in here.values() if c.name not in (*entropy, "context")) == counted(transform)
+        assert entropy.keys() - here.keys() == ({"hyper-analysis"} if side == "decoder" else set())
         for stage in entropy.keys() & here.keys():
             assert here[stage].macs == counted(entropy[stage]) > 0
         assert 25 * here["context"].macs == 12 * counted(lambda: model.context_prediction(y))

@@ -4,7 +4,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from conftest import shaken
 from PIL import Image
 
 from ainn_lib import AINN, AINNError, codec, data, inside, theory
@@ -155,57 +154,6 @@ def test_the_references_and_noises_are_what_they_are_called(tiny, start):
         inside.gaussian_denoising(tiny, CHELSEA, 0)
     with pytest.raises(AINNError, match="no PDM"):
         inside.gaussian_denoising(AINN.from_preset("tiny", **SMALL, pdm="none"), CHELSEA, 1)
-
-
-# -- CFRM ----------------------------------------------------------------------------------------------------------------
-
-@pytest.mark.parametrize("k", [1, 3])
-def test_the_linear_recovery_against_lstsq(k):
-    pairs = [(randn(1, 1536, 8, 9, seed=s), randn(1, 2, 8, 9, seed=10 + s)) for s in range(2)]
-    rows = []
-    for _, y in pairs:
-        padded = torch.nn.functional.pad(y, (k // 2,) * 4)
-        rows += [torch.cat([padded[0, :, i:i + k, j:j + k].flatten(), torch.ones(1)]) for i in range(8) for j in range(9)]
-    target = torch.cat([u[0].flatten(1).T for u, _ in pairs])
-    solution = torch.linalg.lstsq(torch.stack(rows), target).solution
-    found = inside.linear_recovery(pairs, k, ridge=0)
-    torch.testing.assert_close(found.weight.flatten(1), solution[:-1].T)
-    torch.testing.assert_close(found.bias, solution[-1])
-    expected = (torch.stack(rows) @ solution)[:72].T.reshape(1, 1536, 8, 9)
-    torch.testing.assert_close(torch.cat(found(pairs[0][1]), dim=1), expected)
-    assert found.samples == 144
-
-
-def test_a_large_ridge_is_the_plain_copy():
-    u, y = randn(1, 1536, 5, 5), randn(1, 4, 5, 5, seed=1)
-    u = u - u.mean((2, 3), keepdim=True)
-    y = y - y.mean((2, 3), keepdim=True)
-    found = inside.linear_recovery([(u, y)], 1, ridge=1e9)
-    torch.testing.assert_close(found(y), inside.plain_copy(y), atol=1e-6, rtol=0)
-
-
-def test_recovery_adds_up_over_images(tiny):
-    images = [CHELSEA, CHELSEA.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
-    ways = {"copy": inside.plain_copy, "CFRM": tiny.cfrm}
-    copy, trained = inside.recovery(tiny, iter(images), ways)
-    wrong = whole = 0.0
-    for image in images:
-        u, y = inside.core_output(tiny, inside.as_tensor(image, tiny))
-        torch.testing.assert_close(y, tiny.g_a(inside.as_tensor(image, tiny)))
-        wrong += (torch.cat(tiny.cfrm(y), dim=1) - u).square().sum().item()
-        whole += u.square().sum().item()
-    assert trained.lost == pytest.approx(wrong / whole, rel=1e-4) and copy.name == "copy"
-    decoded = [Image.fromarray(inside.picture(tiny.g_s(tiny.g_a(inside.as_tensor(i, tiny))))) for i in images]
-    assert trained.psnr == pytest.approx(np.mean([psnr(a, b) for a, b in zip(images, decoded, strict=True)]), abs=1e-2)
-
-
-def test_recovery_says_what_it_cannot_do(tiny):
-    for call, words in ((lambda: inside.recovery(tiny, [], {}), "no images"), (lambda: inside.linear_recovery([]), "images"),
-                        (lambda: inside.linear_recovery([], 2), "odd")):
-        with pytest.raises(AINNError, match=words):
-            call()
-    with pytest.raises(AINNError, match="MS-CFRM"):
-        inside.core_output(shaken(AINN.from_preset("tiny", **SMALL, ms_cfrm=True)), torch.rand(1, 3, 16, 16))
 
 
 # -- explorers over their whole range, figures -----------------------------------------------------------------------------

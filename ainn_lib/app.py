@@ -27,10 +27,13 @@ LARGEST_MESSAGE = 2**28  #: bytes; a photo is uploaded as one message, and the s
 OWN = "your own"
 CORNERS = {"astronaut": (150, 0), "chelsea": (96, 22), "coffee": (180, 100), "rocket": (20, 0)}  #: left, top of a crop
 LATENT = (16, 16)
+STEPS = [(f"{2 ** (k / 2):.2g}", 2 ** (k / 2)) for k in range(-4, 7)]
 STYLE = """<style>
 .ainn-page { max-width: 900px; margin: 0 auto; padding: 0 16px 32px; overflow: hidden; }
 .ainn-page h1 { margin: 12px 0 2px; font-size: 26px; }
 .ainn-page p { margin: 2px 0 8px; line-height: 1.45; }
+.ainn-page .lm-TabBar-content { flex-wrap: wrap; }
+.ainn-page .lm-TabBar-tab { flex: 0 0 auto !important; }
 .ainn-page .jp-OutputArea-output img { max-width: 100%; }
 .ainn-page .jp-OutputArea-prompt { display: none; }
 .ainn-page .jp-RenderedHTMLCommon table { margin: 4px 0; }
@@ -93,8 +96,7 @@ EXPLORERS = (
                      "zoom": Dropdown(options=[1, 2, 4, 8], value=2)}),
     Entry("Step", "Rounding is the only place where the encoder throws anything away. Here with another step than the trained one, "
           "behind the network's back.", lambda m, quality, step: widgets.at_rounding(m.photo, m.model, quality, step),
-          lambda: {"quality": _quality(), "step": SelectionSlider(options=[2**(k / 2) for k in range(-4, 7)], value=1,
-                                                                    continuous_update=False)}),
+          lambda: {"quality": _quality(), "step": SelectionSlider(options=STEPS, value=1, continuous_update=False)}),
     Entry("PDM", "The denoisers between the inverse levels. A strength scales what each of them adds: 0 is off, 1 is as trained.",
           lambda m, quality, **levels: widgets.at_strength(m.model, m.coded(quality), **levels),
           lambda: {"quality": _quality(), **{f"level{k}": _number(1, 0, 2, 0.1, description=f"level {k}") for k in inside.LEVELS}}),
@@ -120,6 +122,15 @@ EXPLORERS = (
 )
 
 
+def values_of(control: ipywidgets.Widget) -> list:
+    """All values that a control can take; of several at once, each alone."""
+    if hasattr(control, "options"):
+        values = [option[1] if isinstance(option, tuple) else option for option in control.options]
+        return [(value,) for value in values] if isinstance(control, ipywidgets.SelectMultiple) else values
+    count = round((control.max - control.min) / control.step)
+    return [min(control.max, control.min + k * control.step) for k in range(count + 1)]
+
+
 def embedded_crop(name: str) -> Image.Image:
     """The dashboard's piece of an embedded photo: 256 x 256, of the rocket 256 x 208."""
     left, top = CORNERS[name]
@@ -132,9 +143,9 @@ class Dashboard(ipywidgets.VBox):
 
     def __init__(self):
         names = available()
-        self.photo = Dropdown(options=list(CORNERS), description="photo")
+        self.photo = Dropdown(options=[*CORNERS, OWN], description="photo")
         self.weights = Dropdown(options=names, value="student" if "student" in names else names[0], description="weights")
-        self.upload = ipywidgets.FileUpload(accept="image/*", description="your own photo")
+        self.upload = ipywidgets.FileUpload(accept="image/*", description="your own photo", layout={"width": "13em"})
         self.message = ipywidgets.HTML()
         self.explorers = [widgets.Explorer(partial(self._draw, entry), entry.controls()) for entry in EXPLORERS]
         pages = [ipywidgets.VBox([ipywidgets.HTML(f"<p>{entry.words}</p>"), explorer])
@@ -154,8 +165,14 @@ class Dashboard(ipywidgets.VBox):
         return entry.function(self.material, **values)
 
     def _begin(self, change: object = None) -> None:
-        photo = embedded_crop(self.photo.value) if self.photo.value in CORNERS else self.own
-        self.material = Material(photo, load_pretrained(self.weights.value))
+        try:
+            if self.photo.value == OWN and self.own is None:
+                raise AINNError("choose a file of yours first, with the button on the right")
+            photo = self.own if self.photo.value == OWN else embedded_crop(self.photo.value)
+            self.material = Material(photo, load_pretrained(self.weights.value))
+        except AINNError as error:
+            self.message.value = f"<b>{escape(str(error))}</b>"
+            return
         self.stale = set(range(len(EXPLORERS)))
         self._show()
 
@@ -168,13 +185,13 @@ class Dashboard(ipywidgets.VBox):
         if not change["new"]:
             return
         file, self.upload.value = change["new"][0], ()  # so that the same file can be chosen again
+        name = escape(file["name"])
         try:
             self.own, words = widgets.own_photo(bytes(file["content"]))
         except AINNError as error:
-            self.message.value = f"<b>{escape(file['name'])}:</b> {escape(str(error))}."
+            self.message.value = f"<b>{name}: {escape(str(error))}</b>"
             return
-        self.message.value = f"{escape(file['name'])}: {escape(words)}."
-        self.photo.options = [*CORNERS, OWN]
+        self.message.value = f"{name}: {escape(words)}"
         if self.photo.value == OWN:
             self._begin()
         else:

@@ -6,6 +6,7 @@ are the ratios, taken in one run.
 
 import copy
 import json
+import random
 import resource
 import statistics
 import subprocess
@@ -33,6 +34,7 @@ from .provenance import provenance
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH, HEIGHT, REPEATS = 768, 512, 5
+EXPLORERS = "explorers"
 
 
 def benchmark(presets: list[str], output: Path | None = None) -> Path:
@@ -40,17 +42,52 @@ def benchmark(presets: list[str], output: Path | None = None) -> Path:
     for preset in presets:
         if preset not in PRESETS:
             raise AINNError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
-    results = []
-    for preset in presets:
-        done = subprocess.run([sys.executable, "-m", __name__, preset], capture_output=True, text=True)
-        if done.returncode:
-            raise AINNError(f"the benchmark of {preset} failed: {done.stderr.strip().splitlines()[-1]}")
-        results.append(json.loads(done.stdout.splitlines()[-1]))
+    results = [_apart(preset) for preset in presets]
     output = output or ROOT / "figures" / "data" / "benchmark.json"
     output.parent.mkdir(parents=True, exist_ok=True)
     output.write_text(json.dumps({"image": f"{WIDTH}x{HEIGHT}, astronaut enlarged", "repeats": REPEATS, "source": "measured here",
-                                  **provenance(), "results": results}, indent=1) + "\n")
+                                  **provenance(), "results": results, "explorers": _apart(EXPLORERS)}, indent=1) + "\n")
     return output
+
+
+def _apart(what: str) -> object:
+    done = subprocess.run([sys.executable, "-m", __name__, what], capture_output=True, text=True)
+    if done.returncode:
+        raise AINNError(f"the benchmark of {what} failed: {done.stderr.strip().splitlines()[-1]}")
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def explorer_latency(moves: int = 40, seed: int = 0) -> list[dict]:
+    """Seconds from a control's new value to the finished picture, for every explorer of the dashboard and a 256 x 256 crop.
+
+    Every move gives one control, chosen by chance, another value, chosen by chance too. The browser's own time is not in it.
+    """
+    import matplotlib.pyplot as plt
+
+    from . import app
+
+    plt.switch_backend("agg")
+    page, rng, results = app.dashboard(), random.Random(seed), []
+    for number, (entry, explorer) in enumerate(zip(app.EXPLORERS, page.explorers, strict=True)):
+        page.tabs.selected_index = number  # the first picture is not timed
+        times = []
+        for _ in range(moves):
+            control = rng.choice(list(explorer.controls.values()))
+            value = rng.choice([value for value in app.values_of(control) if value != control.value])
+            times.append(_timed(lambda control=control, value=value: setattr(control, "value", value), repeats=1)[0])
+        if explorer.output.outputs[0]["output_type"] == "error":
+            raise AINNError(f"the explorer {entry.title} failed: {explorer.output.outputs[0]['evalue']}")
+        results.append({"explorer": entry.title, "moves": moves, "median": statistics.median(times),
+                        "p95": float(np.percentile(times, 95)), "largest": max(times)})
+    return results
+
+
+def latency_table(path: Path = ROOT / "figures" / "data" / "benchmark.json") -> pd.DataFrame:
+    """How fast each explorer answers (seconds), from a file of `benchmark`; the column's name says the machine."""
+    measured = json.loads(path.read_text())
+    machine = f"{measured['hardware']['processor']}, {measured['hardware']['cores']} cores"
+    rows = {r["explorer"]: {"median (s)": f"{r['median']:.2f}", "95 of 100 (s)": f"{r['p95']:.2f}"} for r in measured["explorers"]}
+    return pd.DataFrame.from_dict(rows, orient="index").rename_axis(machine)
 
 
 def cost_table(path: Path = ROOT / "figures" / "data" / "benchmark.json") -> pd.DataFrame:
@@ -183,4 +220,4 @@ def _timed(run: Callable[[], object], repeats: int = REPEATS) -> tuple[float, ob
 
 
 if __name__ == "__main__":
-    print(json.dumps(measure(sys.argv[1])))
+    print(json.dumps(explorer_latency() if sys.argv[1] == EXPLORERS else measure(sys.argv[1])))

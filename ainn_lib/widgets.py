@@ -17,6 +17,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from PIL import Image, UnidentifiedImageError
 
 from . import codec, curves, entropy, inside, theory
@@ -136,14 +137,16 @@ def _panels(pictures: dict[str, object], width: float = 8, vmax: float | None = 
     with_bar = any(a.ndim == 2 for a in arrays)
     side = (width - 0.6 * with_bar) / len(arrays)
     tall = side * rows / columns
-    figure = plt.figure(figsize=(width, tall + 0.3), layout="none")
+    high = tall + 0.3
+    figure = plt.figure(figsize=(width, high), layout="none")
     for number, (title, array) in enumerate(zip(pictures, arrays, strict=True)):
-        ax = figure.add_axes(((number * side + 0.03) / width, 0, (side - 0.06) / width, tall / (tall + 0.3)))
+        ax = figure.add_axes(((number * side + 0.03) / width, 0, (side - 0.06) / width, tall / high))
         drawn = ax.imshow(array, cmap="magma", vmin=0, vmax=vmax, extent=(0, columns, rows, 0))
-        ax.set_title(title)
+        ax.set_title(title, fontsize=10)
         ax.set_axis_off()
     if with_bar:
-        figure.colorbar(drawn, cax=figure.add_axes((1 - 0.55 / width, 0.1 * tall / (tall + 0.3), 0.12 / width, 0.8 * tall / (tall + 0.3))))
+        place = figure.add_axes((1 - 0.55 / width, 0.1 * tall / high, 0.12 / width, 0.8 * tall / high))
+        figure.colorbar(drawn, cax=place, ticks=MaxNLocator(4)).ax.tick_params(labelsize=8)
     return figure
 
 
@@ -213,7 +216,8 @@ def at_step(height: int, width: int, step: int) -> tuple[Figure, WavefrontNumber
         if i >= 0 and 0 <= j < width:
             state[i, j] = 2
     state[rows, columns] = 3
-    figure, ax = plt.subplots(figsize=(6, 6 * height / width + 0.6), layout="constrained")
+    inches = min(6, 4.5 * width / height)
+    figure, ax = plt.subplots(figsize=(inches, inches * height / width + 0.6), layout="constrained")
     colours = plt.matplotlib.colors.ListedColormap(["#f2f2f2", "#9ecae1", "#fdae61", "#08519c"])
     ax.imshow(state, cmap=colours, vmin=0, vmax=3)
     ax.set_xticks(np.arange(-0.5, width), minor=True)
@@ -540,7 +544,7 @@ class Explorer(ipywidgets.VBox):
             control.style.description_width = "7em"
             control.layout.width = control.layout.width or "28em"
             control.observe(self.update, names="value")
-        super().__init__([*controls.values(), self.output])
+        super().__init__([ipywidgets.Box(tuple(controls.values()), layout={"flex_flow": "row wrap"}), self.output])
         self.add_class("ainn-explorer")
 
     def update(self, change: object = None) -> None:

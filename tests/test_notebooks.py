@@ -2,19 +2,13 @@ import ast
 import json
 from pathlib import Path
 
-import ipywidgets
-import matplotlib.pyplot as plt
 import nbformat
-import numpy as np
 import pytest
 from nbclient.exceptions import CellExecutionError
 
-from ainn_lib import AINNError, codec, data, entropy
 from ainn_lib.reproduce import ROOT, execute, widget_errors
-from ainn_lib.widgets import at_quality, at_step, bit_map, explore
 
-NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
-CHELSEA = data.photo("chelsea").crop((100, 40, 196, 104))
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("[0-9]*.ipynb"))
 
 
 @pytest.fixture(params=NOTEBOOKS, ids=lambda p: p.stem)
@@ -95,51 +89,6 @@ def test_a_failing_callback_stops_the_runner(tmp_path):
     path = write(tmp_path / "callback.ipynb", source)
     with pytest.raises(RuntimeError, match="no picture for 3"):
         execute(path)
-
-
-# -- the explorers over their whole range ------------------------------------------------------------------------------
-
-def test_the_quality_explorer(tiny):
-    last = 0
-    for quality in np.arange(1, 8.01, 0.5):
-        figure, numbers = at_quality(CHELSEA, tiny, float(quality))
-        assert numbers.bytes == len(codec.encode(CHELSEA, tiny, float(quality))) and numbers.bytes >= last
-        assert f"{numbers.bpp:.3f}" in str(numbers)
-        last = numbers.bytes
-        plt.close(figure)
-
-
-def test_the_bit_map_adds_up(tiny):
-    bits = bit_map(CHELSEA, tiny, 4.0)
-    assert bits.shape == (4, 6)
-    latent = 8 * codec.info(codec.encode(CHELSEA, tiny, 4.0)).latent_bytes
-    assert bits.sum() == pytest.approx(latent, rel=0.02, abs=200)
-
-
-def test_the_wavefront_explorer():
-    steps = len(list(entropy.wavefront(12, 18)))
-    done = 0
-    for step in range(steps):
-        figure, numbers = at_step(12, 18, step)
-        assert numbers.done == done and numbers.batch >= 1
-        done += numbers.batch
-        plt.close(figure)
-    assert done == 12 * 18
-    with pytest.raises(AINNError, match="step"):
-        at_step(12, 18, steps)
-
-
-def test_the_face_calls_the_function_with_the_sliders_value():
-    seen = []
-
-    def function(x):
-        seen.append(x)
-        return plt.figure(), "words"
-
-    slider = ipywidgets.IntSlider(value=2, min=0, max=9)
-    box = explore(function, x=slider)
-    slider.value = 7
-    assert seen == [2, 7] and slider in box.children
 
 
 def test_widget_errors_are_found_where_they_hide():

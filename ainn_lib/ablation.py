@@ -29,7 +29,6 @@ from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from . import data
-from .codec import to_tensor
 from .codecs import Codec
 from .curves import LOOK, STYLE, Curve, bd_rate
 from .errors import AINNError
@@ -201,7 +200,7 @@ _HEADER = struct.Struct("<HHBI")  # width, height, 16 times the quality, bytes o
 
 @torch.no_grad()
 def _write(network: MeanScaleHyperprior, image: Image.Image, point: float) -> bytes:
-    x = to_tensor(np.asarray(image))
+    x = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
     padded = F.pad(x, (0, -image.width % 64, 0, -image.height % 64), mode="replicate")
     (y,), (z,) = network.compress(padded)["strings"]
     return _HEADER.pack(image.width, image.height, round(16 * point), len(y)) + y + z

@@ -466,6 +466,7 @@ class StageError:
     name: str
     hybrid: float  #: what the measured MSE loses when this stage, too, hands on the encoder's own activations
     linear: float  #: ‖J ε‖²/d_x, ε the stage's own error on the encoder's activations, J of all that follows it
+    curvature: float  #: what the linear total gains when this stage's J is the one half-way along ε
     rho: float | None  #: ρ_k of a PDM: which part of the error that came in it took away (negative: it added); else None
 
 
@@ -482,25 +483,28 @@ class ErrorBudget:
         """The linear prediction of the distortion: all rows and the cross terms."""
         return sum(stage.linear for stage in self.stages) + self.cross
 
+    @property
+    def midpoint_total(self) -> float:
+        """The same with every J half-way: the midpoint rule for the integral of J along the error, which is exact."""
+        return self.linear_total + sum(stage.curvature for stage in self.stages)
+
 
 @torch.no_grad()
-def error_budget(model: AINN, x: Tensor, quality: float | None = None, at: float = 0.0) -> ErrorBudget:
+def error_budget(model: AINN, x: Tensor, quality: float | None = None) -> ErrorBudget:
     r"""Takes the distortion of the decoder apart, stage by stage.
 
     The reference behind every stage k is the encoder's own activation v_k (u before level 4, x at the end). Let D_k be
     the MSE when v_k enters what follows stage k. ``hybrid`` is :math:`D_{k-1} - D_k`: it telescopes to the measured
     distortion, :math:`D(\hat y) - 0`. To first order the error is :math:`\hat x - x \approx \sum_k J_k\,\varepsilon_k`
-    with :math:`\varepsilon_k = \mathrm{stage}_k(v_{k-1}) - v_k`; its squares are ``linear``, its products ``cross``. Rows
-    before the stages: *rounding* (ŷ against y g g') and *gains* (that against y: g' is not 1/g). Inverse levels are
-    exact: their rows are 0.
+    with :math:`\varepsilon_k = \mathrm{stage}_k(v_{k-1}) - v_k` and J_k at v_k; its squares are ``linear``, its products
+    ``cross``. Half-way J_k is taken at :math:`v_k + \varepsilon_k/2`. Rows before the stages: *rounding* (ŷ against y g g')
+    and *gains* (that against y: g' is not 1/g). The rows of inverse levels are 0, unless the synthesis has its own.
 
     For a PDM, :math:`\rho_k = 1 - \|\mathrm{PDM}(\hat v_k)/\gamma - v_k\| / \|\hat v_k - v_k\|` on the decoder's own
     activations, with the γ that makes it largest.
 
     Args:
         x: (1, 3, H, W) in [0, 1], H and W multiples of 16, in the model's dtype (float64 for exact sums).
-        at: where J_k is taken on the way from v_k (0) to v_k + ε_k (1). At 0 it is Taylor's; ½ is the midpoint rule for the
-            exact integral over the way.
 
     Raises:
         AINNError: for more than one image, or a quality that the model does not take.
@@ -525,10 +529,12 @@ def error_budget(model: AINN, x: Tensor, quality: float | None = None, at: float
         rho = _removed(arrived, decoded, true) if stage.name.startswith("PDM") else None
         rows.append((stage.name, made, true, stages[i + 1:], rho))
     hybrid = [(run_stages(rest, made)[0] - x).square().mean().item() for _, made, _, rest, _ in rows] + [0.0]
-    errors = [_first_order(rest, made, true, at) for _, made, true, rest, _ in rows]
-    linear = [e.square().mean().item() for e in errors]
-    table = tuple(StageError(row[0], hybrid[k] - hybrid[k + 1], linear[k], row[4]) for k, row in enumerate(rows))
-    return ErrorBudget(hybrid[0], table, sum(errors).square().mean().item() - sum(linear))
+    errors, half_way = ([_first_order(rest, made, true, at) for _, made, true, rest, _ in rows] for at in (0.0, 0.5))
+    linear, total = [e.square().mean().item() for e in errors], sum(errors)
+    both = total + sum(half_way)  # |a|² - |b|² = (a + b)(a - b): the change of the total falls apart into stages
+    table = tuple(StageError(row[0], hybrid[k] - hybrid[k + 1], linear[k], ((half_way[k] - errors[k]) * both).mean().item(), row[4])
+                  for k, row in enumerate(rows))
+    return ErrorBudget(hybrid[0], table, total.square().mean().item() - sum(linear))
 
 
 def _first_order(rest: list, made: Maps, true: Maps, at: float) -> Tensor:

@@ -13,6 +13,7 @@ from torch.autograd.functional import jacobian
 
 from ainn_lib import AINN, AINNError, entropy, theory
 from ainn_lib.invertible import Coupling, InvertibleConv1x1, Level, Squeeze
+from ainn_lib.stages import run_stages
 from ainn_lib.theory import Jacobian
 from ainn_lib.widgets import at_delta
 
@@ -368,12 +369,33 @@ def test_the_rows_are_what_they_say(model, budget):
     assert rows["rounding"].linear == pytest.approx(slope.square().mean().item(), rel=1e-4)  # a kink may lie within h
 
 
-@pytest.mark.parametrize("at", [0.0, 0.5])
-def test_a_linear_decoder_is_predicted_exactly(at):
+def test_a_linear_decoder_is_predicted_exactly():
     torch.manual_seed(0)
     linear = AINN.from_preset("tiny", cfrm=False, pdm="none", fdsm=False, **SMALL).double().requires_grad_(False).eval()
-    budget = theory.error_budget(linear, X, 4.0, at)
+    budget = theory.error_budget(linear, X, 4.0)
     assert budget.linear_total == pytest.approx(budget.distortion, rel=1e-9) and abs(budget.cross) > 0
+    assert budget.midpoint_total == pytest.approx(budget.distortion, rel=1e-9)
+    assert max(abs(stage.curvature) for stage in budget.stages) < 1e-12 * budget.distortion
+
+
+def test_the_midpoint_total_takes_every_jacobian_half_way(model, budget):
+    """Brute force: the differences g(v + ε/2 + hε) - g(v + ε/2 - hε) of every stage, added up and squared."""
+    y, (gain, back, _), h = model.g_a(X), model.gains(4.0), 1e-5
+    y_hat, stages, level = entropy.encode_latent(model, y, 4.0).y_hat, model.synthesis_stages(), 4
+    encoder = [model.split(X)]
+    for block in model.levels:
+        encoder.append(block(*encoder[-1]))
+    steps = [((y * gain * back,), (y_hat,), stages), ((y,), (y * gain * back,), stages)]
+    true = (y,)
+    for i, stage in enumerate(stages):
+        level -= stage.name.startswith("inverse")
+        made, true = stage.run(*true), (X,) if i == len(stages) - 1 else encoder[level]
+        steps.append((true, made, stages[i + 1:]))
+    ends = [[run_stages(rest, tuple(a + (0.5 + s * h) * (b - a) for a, b in zip(start, end, strict=True)))[0] for s in (1, -1)]
+            for start, end, rest in steps]
+    total = sum(plus - minus for plus, minus in ends) / (2 * h)
+    assert budget.midpoint_total == pytest.approx(total.square().mean().item(), rel=1e-7)
+    assert abs(budget.midpoint_total / budget.linear_total - 1) > 1e-4  # or it would not be a test
 
 
 def test_rho_takes_the_best_gain(model, budget):

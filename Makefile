@@ -4,10 +4,11 @@ CANDIDATES := $(if $(PYTHON),$(PYTHON),python3.12 python3.11 python3)
 VENV_PYTHON := .venv/bin/python
 SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 
-.PHONY: help setup test reproduce clean
+.PHONY: help setup test reproduce app clean
 
 help:
 	@echo "make reproduce   set up .venv, then run every notebook and draw every figure again"
+	@echo "make app         set up .venv, then open the dashboard in the browser"
 	@echo "make test        set up .venv, then run all tests"
 	@echo "make setup       set up .venv alone"
 	@echo "make clean       remove .venv and caches; runs/ stays"
@@ -19,6 +20,9 @@ test: setup
 
 reproduce: setup
 	$(VENV_PYTHON) -m ainn_lib.reproduce
+
+app: setup
+	$(VENV_PYTHON) -m ainn_lib.app
 
 # .ready is written last. .begun is there while a set-up is under way: where one is found, the set-up before was cut short,
 # and .venv is made anew. A whole .venv of a suitable Python is kept and brought to the lock (a CPU-only torch in it stays).

@@ -401,7 +401,9 @@ class StrengthNumbers:
 
     def __str__(self) -> str:
         rho = ", ".join(f"$\\rho_{level}$ = {value:+.3f}" for level, value in zip(inside.LEVELS, self.rho, strict=True))
-        return f"**{self.psnr:.2f} dB** at {self.bpp:.3f} bpp (all strengths 1: {self.trained:.2f} dB); {rho}"
+        strengths = ", ".join(f"{value:g}" for value in self.strengths)
+        return (f"strengths {strengths}: **{self.psnr:.2f} dB** at {self.bpp:.3f} bpp "
+                f"(all strengths 1: {self.trained:.2f} dB); {rho}")
 
 
 @dataclass(frozen=True)

@@ -34,7 +34,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "-
 SCREENSHOTS = ROOT / "build" / "screenshots"
 ELSEWHERE = "https://"  # Voila asks the web for an icon font; a machine without the web goes without it
 TOKEN = "for-this-test-alone"
-PATIENCE = 120  # seconds that anything may take before it counts as hung; nothing here asserts a speed
+PATIENCE = 300  # seconds that anything may take before it counts as hung; nothing here asserts a speed
 READ = """e => [[...e.querySelectorAll('img')].map(i => i.src).join(), [...e.querySelectorAll('.jp-RenderedMarkdown')]
     .map(m => m.innerText).join()]"""
 
@@ -96,8 +96,8 @@ def browser():
 
 
 @pytest.fixture
-def page(browser):
-    """A fresh page; at the end no error may be in its console."""
+def page(browser, request):
+    """A fresh page; at the end it is pictured, and no error may be in its console."""
     page = browser.new_page(viewport={"width": 1280, "height": 1000})
     page.set_default_timeout(1000 * PATIENCE)
     errors = []
@@ -105,6 +105,7 @@ def page(browser):
     page.on("console", lambda message: message.type == "error" and not message.location["url"].startswith(ELSEWHERE)
             and errors.append(f"{message.text} {message.location['url']}"))
     yield page
+    picture(page, request.node.name.translate({ord("["): "-", ord("]"): None}))
     page.close()
     assert not errors
 
@@ -194,7 +195,7 @@ def test_a_notebook_in_jupyterlab(lab, page, name):
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     prompts = page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt")
     count = sum(cell.cell_type == "code" for cell in notebook.cells)
-    wait(lambda: [text.strip() for text in prompts.all_inner_texts()] == [f"[{n + 1}]:" for n in range(count)], name)
+    wait(lambda: errors_in(page) or [text.strip() for text in prompts.all_inner_texts()] == [f"[{n + 1}]:" for n in range(count)])
     assert not errors_in(page)
     explorers = page.locator(".ainn-explorer")
     assert explorers.count() == sum("explore(" in cell.source for cell in notebook.cells if cell.cell_type == "code")

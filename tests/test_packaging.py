@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -120,11 +121,41 @@ def make_targets() -> set[str]:
     return set(re.findall(r"^([a-z]+):(?!=)", text("Makefile"), re.M))
 
 
-def test_ci_runs_the_readmes_test_command():
-    script = ROOT / ".ci" / "run"
-    commands = [line for line in script.read_text(encoding="utf-8").splitlines() if line and not line.startswith("#")]
-    assert commands == ["set -euo pipefail", 'cd "$(dirname "${BASH_SOURCE[0]}")/.."', "make test"]
-    assert os.name == "nt" or os.access(script, os.X_OK)
+def ci_run(folder: Path, commands: dict[str, str]) -> tuple[int, str, str]:
+    """.ci/run in a copy, where only these commands exist; status, output and what was called, line by line."""
+    (folder / ".ci").mkdir()
+    shutil.copy(ROOT / ".ci" / "run", folder / ".ci")
+    (folder / "bin").mkdir()
+    for name, body in commands.items():
+        tool = folder / "bin" / name
+        tool.write_text(f"#!/bin/sh\necho {name} \"$@\" >> {folder}/called\n{body}\n")
+        tool.chmod(0o755)
+    for name in ("bash", "sh", "dirname"):
+        (folder / "bin" / name).symlink_to(shutil.which(name))
+    done = subprocess.run([shutil.which("bash"), folder / ".ci" / "run"], env={"PATH": str(folder / "bin")},
+                          capture_output=True, text=True)
+    return done.returncode, done.stdout + done.stderr, (folder / "called").read_text()
+
+
+INSTALL = "apt-get update\napt-get install --yes --no-install-recommends chromium\n"
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell script")
+@pytest.mark.parametrize("commands, called, said", [
+    ({"apt-get": "", "make": ""}, INSTALL + "make test\n", ""),
+    ({"apt-get": "exit 100", "make": ""}, "apt-get update\nmake test\n", "will be skipped"),
+    ({"make": ""}, "make test\n", "will be skipped"),
+    ({"chromium": "", "make": ""}, "make test\n", ""),
+])
+def test_ci_installs_a_browser_if_it_can_and_runs_the_readmes_test_command(tmp_path, commands, called, said):
+    status, output, calls = ci_run(tmp_path, commands)
+    assert (status, calls) == (0, called) and said in output and (said or not output)
+    assert os.access(ROOT / ".ci" / "run", os.X_OK) and re.search(r"^make test\b", text("README.md"), re.M)
+
+
+@pytest.mark.skipif(os.name == "nt", reason="a shell script")
+def test_ci_fails_when_the_tests_fail(tmp_path):
+    assert ci_run(tmp_path, {"chromium": "", "make": "exit 2"})[0] == 2
     assert re.search(r"^make test\b", text("README.md"), re.M)
 
 
@@ -132,12 +163,12 @@ def test_ci_runs_the_readmes_test_command():
 def test_make_commands_in_the_documents_exist(name):
     named = set(re.findall(r"(?:^|`)make ([a-z]+)", text(name), re.M))
     assert named and named <= make_targets()
-    assert {"reproduce", "test", "setup", "clean", "help"} <= make_targets()
+    assert {"reproduce", "test", "setup", "app", "clean", "help"} <= make_targets()
 
 
 def test_readme_without_make_is_what_make_does():
     runs = re.findall(r"^\t\$\(VENV_PYTHON\) (-m .*)$", text("Makefile"), re.M)
-    assert sorted(runs) == ["-m ainn_lib.reproduce", "-m pip install --no-deps --no-build-isolation -e .",
+    assert sorted(runs) == ["-m ainn_lib.app", "-m ainn_lib.reproduce", "-m pip install --no-deps --no-build-isolation -e .",
                             "-m pip install -r requirements.lock", "-m pytest"]
     for python in (".venv/bin/python ", ".venv\\Scripts\\python "):
         lines = [line.removeprefix(python) for line in text("README.md").splitlines() if line.startswith(python)]

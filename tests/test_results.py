@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from ainn_lib import AINNError, curves, data
+from ainn_lib import AINNError, curves, data, load_pretrained
 from ainn_lib.evaluate import METRICS, MODULES, knockouts, summarise, without
 from ainn_lib.reproduce import ROOT
 from ainn_lib.weights import identity
@@ -44,9 +44,16 @@ def test_kodak_rates_are_file_sizes():
             assert row["bpp"] == pytest.approx([8 * n / (768 * 512) for n in row["bytes"]], abs=1e-6)
 
 
-def test_the_tiny_weights_on_kodak(tiny):
+@pytest.mark.parametrize("name", ["tiny", "student"])
+def test_our_curves_are_those_of_the_committed_weights(name):
+    """After a training: `ainn evaluate --model NAME --out figures/data/rd --dataset kodak`, and so on for every file named here."""
+    wanted, files = identity(load_pretrained(name)), sorted((ROOT / "figures" / "data" / "rd").glob(f"*-{name}.json"))
+    assert {f"kodak-{name}.json", f"embedded-{name}.json"} <= {file.name for file in files}
+    assert [file.name for file in files if wanted not in json.loads(file.read_text())["description"]] == []
+
+
+def test_the_tiny_weights_on_kodak():
     facts = json.loads((ROOT / "figures" / "data" / "rd" / "kodak-tiny.json").read_text())
-    assert identity(tiny) in facts["description"]
     points = zip(facts["results"]["bpp"], facts["results"]["psnr-rgb"], strict=True)
     assert max(quality for rate, quality in points if rate <= 0.75) >= 31.5
 

@@ -6,6 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from compressai.layers import GDN
+from compressai.models import FactorizedPrior
 from conftest import shaken
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -46,7 +47,8 @@ def squares(y):
 
 NORM = GDN(3, inverse=True).double()  # an autograd.Function that torch.func refuses
 TOYS = {"up": (up, randn(1, 3, 3, 2)), "down": (down, randn(1, 3, 4, 4)), "pooled": (pooled, randn(1, 2, 4, 4)),
-        "GDN": (NORM, randn(1, 3, 3, 3)), "two images": (squares, randn(2, 3, 2, 2))}
+        "GDN": (NORM, randn(1, 3, 3, 3)), "two images": (squares, randn(2, 3, 2, 2)),
+        "CompressAI's": (FactorizedPrior(4, 3).g_s.double(), randn(1, 3, 1, 2))}
 
 
 def dense(g, y):

@@ -47,11 +47,12 @@ def at_rate(subject: Codec, image: Image.Image, bpp: float) -> Sized:
     first, last = subject.settings[0], subject.settings[-1]
     grid = SETTINGS.get(subject.name, 1) if subject.name in CODECS else GRID
     low, high, best = 0, round(abs(last - first) * grid), None
+    room = bpp * image.width * image.height * (1 + 1e-9)  # a file's own bpp must not fail on rounding
     while low <= high:
         middle = (low + high) // 2 if best else low  # the smallest file first: is there one at all?
         setting = first + middle / grid * (1 if last >= first else -1)
         data = subject.encode(image, setting)
-        if 8 * len(data) <= bpp * image.width * image.height or first == last:
+        if 8 * len(data) <= room or first == last:
             best, low = (setting, data), middle + 1
         elif best is None:
             raise AINNError(f"{subject.title} has no file of {bpp:g} bits per pixel for this image")

@@ -65,6 +65,14 @@ def test_sides_must_be_multiples_of_16(tiny):
         inside.coded(tiny, CHELSEA.crop((0, 0, 60, 48)))
 
 
+def test_what_a_comparison_starts_from(tiny):
+    start, x = inside.coded(tiny, CHELSEA, 2.5), inside.as_tensor(CHELSEA, tiny)
+    gain, inverse_gain, _ = tiny.gains(2.5)
+    torch.testing.assert_close((start.x, start.unrounded, start.step), (x, tiny.g_a(x) * gain * inverse_gain, inverse_gain))
+    assert start.bytes == len(codec.encode(CHELSEA, tiny, 2.5)) and start.bpp == 8 * start.bytes / (64 * 48)
+    assert ((start.y_hat - start.unrounded).abs() / start.step).max() < 0.5 + 2**-10  # a grid of 2^-12 lies between
+
+
 # -- FDSM ----------------------------------------------------------------------------------------------------------------
 
 def test_frequency_maps_are_the_codecs_own(tiny, maps):

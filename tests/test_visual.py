@@ -22,6 +22,7 @@ def test_the_largest_file_that_fits_by_brute_force(name):
     limit = sorted(every.values())[len(every) // 2]
     found = visual.at_rate(subject, CHELSEA, 8 * limit / (96 * 64))
     assert len(found.data) <= limit and every[int(found.setting)] == len(found.data)
+    assert visual.at_rate(subject, CHELSEA, found.bpp).setting == found.setting  # though not every quotient is exact
     following = int(found.setting) + (1 if last > first else -1)
     assert every[following] > limit
     assert found.bpp == pytest.approx(8 * len(found.data) / (96 * 64)) and found.psnr == psnr(CHELSEA, subject.decode(found.data))

@@ -138,7 +138,8 @@ def test_rho_and_its_gain_against_a_search():
     assert error.rho_of_gain == pytest.approx(1 - alone / (before - v).norm().item(), abs=1e-5)
     assert inside.level_error(3, true, arrived, arrived).rho == pytest.approx(error.rho_of_gain)
     assert inside.level_error(3, true, arrived, tuple(5 * m for m in true)).rho == pytest.approx(1)
-    assert error.map().shape == (3, 3)
+    torch.testing.assert_close(error.map(), (before - v)[0].square().mean(0).sqrt())
+    torch.testing.assert_close(error.map("after"), error.after[0].square().mean(0).sqrt())
     assert error.size() == pytest.approx(((before - v).norm() / v.norm()).item())
 
 
@@ -151,6 +152,8 @@ def test_rho_agrees_with_the_error_budget(tiny, start):
 def test_the_references_and_noises_are_what_they_are_called(tiny, start):
     silent = inside.denoising(tiny, start, "unquantized", delta=0.0)
     assert all(e.before.abs().max() < 1e-6 for e in silent.levels)
+    bent = inside.denoising(tiny, start, "unquantized", (0.5, 0.0, 2.0), delta=0.0)  # the reference is decoded with the same
+    assert all(e.before.abs().max() < 1e-6 for e in bent.levels) and bent.psnr != silent.psnr
     small, large = (inside.denoising(tiny, start, "unquantized", delta=d).levels[0] for d in (0.25, 2.0))
     assert 4 < large.size() / small.size() < 16  # eight times the noise, nearly linear
     for error in inside.gaussian_denoising(tiny, CHELSEA, 0.3):
@@ -162,6 +165,15 @@ def test_the_references_and_noises_are_what_they_are_called(tiny, start):
         inside.gaussian_denoising(tiny, CHELSEA, 0)
     with pytest.raises(AINNError, match="no PDM"):
         inside.gaussian_denoising(AINN.from_preset("tiny", **SMALL, pdm="none"), CHELSEA, 1)
+
+
+def test_noise_in_place_of_rounding_is_uniform_in_trained_steps(tiny, start, monkeypatch):
+    decoded, decode = [], inside.decode
+    monkeypatch.setattr(inside, "decode", lambda model, y_hat, *rest: decoded.append(y_hat) or decode(model, y_hat, *rest))
+    inside.denoising(tiny, start, delta=3.0)
+    noise = (decoded[0] - start.unrounded) / start.step / 3
+    assert noise.abs().max() <= 0.5 + 1e-3 and noise.mean().abs() < 0.02  # 2,304 values of deviation 0.29
+    assert noise.var().item() == pytest.approx(1 / 12, rel=0.05)
 
 
 # -- explorers over their whole range, figures -----------------------------------------------------------------------------

@@ -165,6 +165,8 @@ def test_the_references_and_noises_are_what_they_are_called(tiny, start):
         inside.gaussian_denoising(tiny, CHELSEA, 0)
     with pytest.raises(AINNError, match="no PDM"):
         inside.gaussian_denoising(AINN.from_preset("tiny", **SMALL, pdm="none"), CHELSEA, 1)
+    with pytest.raises(AINNError, match="no PDM behind the inverse"):
+        inside.denoising(AINN.from_preset("tiny", **SMALL, tied=False), start)
 
 
 def test_noise_in_place_of_rounding_is_uniform_in_trained_steps(tiny, start, monkeypatch):
@@ -229,13 +231,31 @@ def test_the_wipe_explorer():
         at_wipe(CHELSEA, after, 384, 0.5, 3)
 
 
-def test_the_figures_show_what_they_are_given(tiny, maps, start):
+def shown(figure) -> dict[str, np.ndarray]:
+    """First line of a panel's title -> its picture."""
+    pictures = {ax.get_title().split("\n")[0]: np.asarray(ax.get_images()[0].get_array()) for ax in figure.axes if ax.get_images()}
+    plt.close(figure)
+    return pictures
+
+
+def test_the_pdm_figure_shows_what_it_is_given(tiny, start):
     result = inside.denoising(tiny, start)
     figure = inside.pdm_figure(result)
     titles = " ".join(ax.get_title() for ax in figure.axes)
-    assert all(f"{e.rho:+.3f}" in titles for e in result.levels) and f"{result.psnr:.2f}" in titles
-    plt.close(figure)
-    figure = inside.fdsm_figure(maps)
-    assert sum(len(ax.get_images()) for ax in figure.axes) >= 8
-    assert f"{maps.psnr():.2f}" in " ".join(ax.get_title() for ax in figure.axes)
-    plt.close(figure)
+    assert all(f"{e.rho:+.3f}" in titles for e in result.levels)
+    panels = shown(figure)
+    assert (panels["original"] == inside.picture(start.x)).all()
+    assert (panels[f"decoded, {result.psnr:.2f} dB"] == inside.picture(result.x_hat)).all()
+    for e in result.levels:
+        for which in ("before", "after"):
+            assert (panels[f"{which} PDM {e.level}: {100 * e.size(which):.1f} %"] == e.map(which).numpy()).all()
+
+
+def test_the_fdsm_figure_shows_what_it_is_given(maps):
+    panels = shown(inside.fdsm_figure(maps))
+    expected = {"$x$": maps.x, "10 ($x_L - x$)": 0.5 + 10 * (maps.low - maps.x), "10 ($x_H - x$)": 0.5 + 10 * (maps.high - maps.x),
+                f"$\\hat x$, {maps.psnr():.2f} dB": maps.joined(), "$\\hat x_L$": maps.low_hat, "$\\hat x_H$": maps.high_hat}
+    for title, values in expected.items():
+        assert (panels[title] == inside.picture(values)).all(), title
+    assert (panels["$m$"] == maps.mask[0, 0].numpy()).all()
+    np.testing.assert_allclose(panels["local energy, log$_{10}$"], np.log10(maps.energy[0, 0].numpy() + 1e-6), rtol=1e-4)

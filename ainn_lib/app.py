@@ -12,11 +12,12 @@ from html import escape
 from pathlib import Path
 
 import ipywidgets
+import torch
 from ipywidgets import Dropdown, FloatSlider, IntSlider, SelectionSlider
 from matplotlib.figure import Figure
 from PIL import Image
 
-from . import codec, complexity, curves, data, inside, widgets
+from . import complexity, curves, data, inside, widgets
 from .context import wavefront
 from .errors import AINNError
 from .model import AINN
@@ -49,7 +50,11 @@ class Material:
         self.photo, self.model = photo, model
         self.coded = lru_cache(maxsize=32)(lambda quality: inside.coded(model, photo, quality))
         self.maps = lru_cache(maxsize=32)(lambda quality: inside.frequency_maps(model, photo, quality))
-        self.decoded = lru_cache(maxsize=32)(lambda quality: codec.reconstruct(photo, model, quality))
+        self.decoded = lru_cache(maxsize=32)(self._decode)
+
+    @torch.no_grad()
+    def _decode(self, quality: float) -> Image.Image:
+        return Image.fromarray(inside.picture(self.model.g_s(self.coded(quality).y_hat)))
 
 
 @dataclass(frozen=True)

@@ -129,9 +129,9 @@ def _bars(ax: Axes, costs: list[StageCost], unit: float) -> list[float]:
     return lengths
 
 
-def _key(figure: Figure) -> None:
+def _key(figure: Figure, place: str = "outside lower center") -> None:
     keys = [Rectangle((0, 0), 1, 1, color=colour) for colour in SIDES.values()]
-    figure.legend(keys, list(SIDES), loc="outside lower center", ncols=2)
+    figure.legend(keys, list(SIDES), loc=place, ncols=2)
 
 
 def cost_figure(models: dict[str, AINN], height: int = 512, width: int = 768) -> Figure:
@@ -188,7 +188,9 @@ def at_size(model: AINN, megapixels: float) -> tuple[Figure, SizeNumbers]:
                           serial_steps(height, width), wavefront_steps(height, width),
                           4 * max(c.largest for c in costs) * share / 2**20)
     with plt.style.context(STYLE):
-        figure, axes = plt.subplots(1, 2, figsize=(7.16, 3.4), width_ratios=(3, 2))
+        # a slider moves it: fixed places, since the automatic layout takes as long as the rest
+        figure, axes = plt.subplots(1, 2, figsize=(7.16, 3.4), width_ratios=(3, 2), layout="none")
+        figure.subplots_adjust(left=0.15, right=0.98, top=0.97, bottom=0.2, wspace=0.25)
         _bars(axes[0], costs, 1e9)
         axes[0].set(xlabel="GMAC")
         heights = range(80, 6600, 80)
@@ -196,6 +198,7 @@ def at_size(model: AINN, megapixels: float) -> tuple[Figure, SizeNumbers]:
             axes[1].loglog([1.5e-6 * h**2 for h in heights], [steps(h, round(1.5 * h)) for h in heights], label=label)
         axes[1].axvline(megapixels, color="grey", linewidth=6, alpha=0.25)
         axes[1].set(xlabel="megapixels", ylabel="steps")
+        axes[1].minorticks_off()
         axes[1].legend()
-        _key(figure)
+        _key(figure, "lower left")
     return figure, numbers

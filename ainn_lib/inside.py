@@ -83,12 +83,12 @@ def coded(model: AINN, image: Image.Image, quality: float | None = None) -> Code
     Raises:
         AINNError: for a side that is no multiple of 16, or a quality that the model does not take.
     """
-    x = as_tensor(image, model)
-    stream = codec.encode(image, model, quality)
-    quality, y = codec.info(stream).quality, model.g_a(x)
+    x, quality = as_tensor(image, model), codec._quality(model, quality)
+    y = model.g_a(x)
     gain, inverse_gain, _ = model.gains(quality)
-    y_hat = entropy.encode_latent(model, y, quality).y_hat.to(y)
-    return Coded(x, y_hat, y * gain * inverse_gain, inverse_gain, len(stream))
+    latent = entropy.encode_latent(model, y, quality)
+    file = codec._container(codec.prepare(image), model, quality, latent.data)
+    return Coded(x, latent.y_hat.to(y), y * gain * inverse_gain, inverse_gain, len(file))
 
 
 # -- frequencies -------------------------------------------------------------------------------------------------------

@@ -449,7 +449,15 @@ def at_cut(maps: inside.FrequencyMaps, cut: float) -> tuple[Figure, CutNumbers]:
 
 @lru_cache(maxsize=4)
 def _undisturbed(model: AINN, start: inside.Coded, weights: str) -> tuple[inside.Denoising, dict[int, inside.Maps]]:
-    return inside.denoising(model, start), inside.activations(model, start.x)
+    inside._need_pdm(model)
+    return _decoded(model, start, (1, 1, 1), truth := inside.activations(model, start.x)), truth
+
+
+def _decoded(model: AINN, start: inside.Coded, strengths: tuple[float, float, float],
+             truth: dict[int, inside.Maps]) -> inside.Denoising:
+    seen, x_hat = inside.decode(model, start.y_hat, strengths)
+    levels = (inside.level_error(level, truth[level], *seen[f"PDM {level}"]) for level in inside.LEVELS)
+    return inside.Denoising(tuple(levels), start.x, x_hat)
 
 
 @torch.no_grad()
@@ -460,12 +468,10 @@ def at_strength(model: AINN, start: inside.Coded, level4: float, level3: float,
     if not all(0 <= s <= 2 for s in strengths):
         raise AINNError(f"strengths must lie from 0 to 2, got {strengths}")
     trained, truth = _undisturbed(model, start, identity(model))
-    seen, x_hat = inside.decode(model, start.y_hat, strengths)
-    levels = tuple(inside.level_error(level, truth[level], *seen[f"PDM {level}"]) for level in inside.LEVELS)
-    result = inside.Denoising(levels, start.x, x_hat)
-    numbers = StrengthNumbers(strengths, start.bpp, result.psnr, trained.psnr, tuple(error.rho for error in levels))
+    result = _decoded(model, start, strengths, truth)
+    numbers = StrengthNumbers(strengths, start.bpp, result.psnr, trained.psnr, tuple(error.rho for error in result.levels))
     error, error_trained = ((r.x_hat - r.x).abs().mean(1)[0] for r in (result, trained))
-    return _panels({f"{numbers.psnr:.2f} dB": inside.picture(x_hat), "absolute error": error,
+    return _panels({f"{numbers.psnr:.2f} dB": inside.picture(result.x_hat), "absolute error": error,
                     "with all strengths 1": error_trained}, vmax=0.15), numbers
 
 

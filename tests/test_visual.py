@@ -19,13 +19,14 @@ def test_the_largest_file_that_fits_by_brute_force(name):
     subject = CODECS[name]
     first, last = int(subject.settings[0]), int(subject.settings[-1])
     every = {s: len(subject.encode(CHELSEA, s)) for s in range(min(first, last), max(first, last) + 1)}
-    limit = sorted(every.values())[len(every) // 2]
-    found = visual.at_rate(subject, CHELSEA, 8 * limit / (96 * 64))
-    assert len(found.data) <= limit and every[int(found.setting)] == len(found.data)
-    assert visual.at_rate(subject, CHELSEA, found.bpp).setting == found.setting  # though not every quotient is exact
-    following = int(found.setting) + (1 if last > first else -1)
-    assert every[following] > limit
-    assert found.bpp == pytest.approx(8 * len(found.data) / (96 * 64)) and found.psnr == psnr(CHELSEA, subject.decode(found.data))
+    ladder = sorted(every.values())
+    for limit in (ladder[0], ladder[len(ladder) // 4], ladder[len(ladder) // 2], ladder[-3], ladder[-1]):
+        found = visual.at_rate(subject, CHELSEA, 8 * limit / (96 * 64))
+        assert len(found.data) <= limit and every[int(found.setting)] == len(found.data)
+        following = int(found.setting) + (1 if last > first else -1)
+        assert every.get(following, 1e9) > limit
+        assert found.bpp == pytest.approx(8 * len(found.data) / (96 * 64)) and found.psnr == psnr(CHELSEA, subject.decode(found.data))
+        assert visual.at_rate(subject, CHELSEA, found.bpp).setting == found.setting  # though not every quotient is exact
 
 
 def test_ours_comes_within_a_few_bytes_of_the_budget(tiny):

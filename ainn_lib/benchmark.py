@@ -1,4 +1,5 @@
-"""``ainn benchmark``: where the seconds go, against CompressAI's own serial loop on the same weights and latents.
+"""``ainn benchmark``: where the seconds go, against CompressAI's own serial loop on the same weights and latents; and how fast
+the explorers answer.
 
 Each preset runs in a process of its own, so that its peak memory is its own. Seconds are this machine's at this moment; claims
 are the ratios, taken in one run.

@@ -90,7 +90,7 @@ def _parser() -> argparse.ArgumentParser:
     judge.add_argument("--out", type=Path, default=Path("results"), metavar="DIR", help="(default: %(default)s)")
     judge.add_argument("--jobs", type=int, help="images measured side by side (default: one for each core)")
 
-    bench = command("benchmark", _benchmark, "time the codec against CompressAI's serial loop")
+    bench = command("benchmark", _benchmark, "time the codec against CompressAI's serial loop, and the explorers")
     bench.add_argument("--output", type=Path, help="JSON file (default: figures/data/benchmark.json of the checkout)")
     bench.add_argument("--presets", nargs="+", default=["student", "paper"])
 
@@ -198,9 +198,10 @@ def _evaluate(o: argparse.Namespace) -> None:
 
 
 def _benchmark(o: argparse.Namespace) -> None:
-    from .benchmark import benchmark
+    from .benchmark import benchmark, latency_table
 
-    print(f"written: {benchmark(o.presets, o.output)}")
+    path = benchmark(o.presets, o.output)
+    print(f"written: {path}\nHow fast the explorers answer:\n{latency_table(path)}")
 
 
 def _data(o: argparse.Namespace) -> None:

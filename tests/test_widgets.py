@@ -3,6 +3,7 @@
 import copy
 import datetime
 import io
+import json
 import logging
 
 import ipywidgets
@@ -13,7 +14,7 @@ import torch
 from PIL import Image
 
 from ainn_lib import AINNError, app, codec, data, entropy, theory, widgets
-from ainn_lib.benchmark import explorer_latency
+from ainn_lib.benchmark import explorer_latency, latency_table
 from ainn_lib.metrics import psnr
 from ainn_lib.widgets import CLAMPS, DEEPEST, at_delta, at_depth, at_quality, at_rounding, at_step, bit_map, explore, own_photo
 
@@ -271,7 +272,16 @@ def test_the_dashboard_takes_a_photo_and_refuses_others_in_words():
 
 
 @pytest.mark.slow
-def test_the_latency_is_measured_for_every_explorer():
+def test_the_latency_is_measured_for_every_explorer(tmp_path):
     results = explorer_latency(moves=2)
     assert [r["explorer"] for r in results] == [entry.title for entry in app.EXPLORERS]
     assert all(0 < r["median"] <= r["p95"] <= r["largest"] for r in results)
+    (tmp_path / "b.json").write_text(json.dumps({"explorers": results, "hardware": {"processor": "a fast one", "cores": 2}}))
+    table = latency_table(tmp_path / "b.json")
+    assert list(table.index) == [entry.title for entry in app.EXPLORERS] and table.index.name == "a fast one, 2 cores"
+
+
+def test_an_explorer_that_fails_stops_the_benchmark(monkeypatch):
+    monkeypatch.setattr(widgets, "at_quality", lambda *a: 1 / 0)
+    with pytest.raises(AINNError, match="Quality failed"):
+        explorer_latency(moves=1)

@@ -81,7 +81,7 @@ def steps(model: AINN, quality: float | None = None) -> Tensor:
 @torch.no_grad()
 def uniform_noise(g: Synthesis, y: Tensor, step: float | Tensor, deltas: Iterable[float], probes: int = 16, draws: int = 8,
                   seed: int = 0) -> list[NoiseCheck]:
-    """Predicted and measured distortion for uniform noise of Δ times the steps ``step`` (as `theory.predicted_distortion`)."""
+    """Uniform noise of Δ times the steps ``step`` (as `theory.predicted_distortion` takes them): predicted and measured."""
     generator, widths = torch.Generator().manual_seed(seed), theory.per_channel(step, y)
     linear, clean, checks = theory.predicted_distortion(g, y, step, probes, seed=seed).linear, g(y), []
     for delta in deltas:
@@ -92,8 +92,9 @@ def uniform_noise(g: Synthesis, y: Tensor, step: float | Tensor, deltas: Iterabl
 
 
 @torch.no_grad()
-def real_rounding(g: Synthesis, y: Tensor, step: float | Tensor, deltas: Iterable[float], probes: int = 6) -> list[RoundingCheck]:
-    """Predicted and measured distortion when y, (1, 2C, h, w) of two branches, is rounded to multiples of Δ times the steps."""
+def real_rounding(g: Synthesis, y: Tensor, step: float | Tensor, deltas: Iterable[float],
+                  probes: int = 6) -> list[RoundingCheck]:
+    """y, (1, 2C, h, w) of two branches, rounded to multiples of Δ times the steps: predicted and measured."""
     checks, clean = [], g(y)
     for delta in deltas:
         width = delta * theory.per_channel(step, y)

@@ -144,8 +144,8 @@ def _raw(width: int, height: int, layout: str) -> list[str]:
 
 def _decode_planes(data: bytes, kind: str, layout: str) -> tuple[np.ndarray, int, int]:
     """All samples of the one picture of an elementary stream, and its width and height."""
-    y4m = _ffmpeg(["-xerror", "-err_detect", "explode", "-threads", "1", "-f", kind, "-i", "-", "-frames:v", "1", "-strict", "-1", "-pix_fmt", layout,
-                   "-f", "yuv4mpegpipe"], data)
+    y4m = _ffmpeg(["-xerror", "-err_detect", "explode", "-threads", "1", "-f", kind, "-i", "-", "-frames:v", "1",
+                   "-strict", "-1", "-pix_fmt", layout, "-f", "yuv4mpegpipe"], data)
     header, _, rest = y4m.partition(b"\n")
     words = {word[:1]: word[1:] for word in header.split()[1:]}
     return np.frombuffer(rest.partition(b"\n")[2], "<u2"), int(words[b"W"]), int(words[b"H"])

@@ -178,17 +178,17 @@ def better_of(a: Curve, b: Curve, name: str, metric: str = "psnr") -> Curve:
 
 
 def better_jpeg(curves: Iterable[Curve], metric: str = "psnr") -> dict[str, Curve]:
-    """For every data set on which both were measured: JPEG with halved (4:2:0) or with whole chroma (4:4:4), the better at each rate.
+    """JPEG with halved (4:2:0) or whole chroma (4:4:4), the better at each rate, by data set, where both were measured.
 
     Whoever claims to be better than JPEG must be better than this: its codec is called "jpegbest".
     """
     found = {(c.codec, c.dataset): c for c in curves if c.origin == "measured here"}
-    return {dataset: better_of(curve, found["jpeg444", dataset], "jpegbest", metric) for (codec, dataset), curve in found.items()
-            if codec == "jpeg" and ("jpeg444", dataset) in found}
+    both = [dataset for codec, dataset in found if codec == "jpeg" and ("jpeg444", dataset) in found]
+    return {d: better_of(found["jpeg", d], found["jpeg444", d], "jpegbest", metric) for d in both}
 
 
 def gains(anchor: Curve, test: Curve, metric: str = "psnr") -> np.ndarray:
-    """How far each point of ``test`` lies above ``anchor`` at the same rate, in dB; NaN at rates that the anchor does not have."""
+    """How far each point of ``test`` lies above ``anchor`` at the same rate, in dB; NaN where the anchor does not reach."""
     (rates, qualities), (at, values) = anchor.points(metric), test.points(metric)
     return values - np.interp(np.log(at), np.log(rates), qualities, left=np.nan, right=np.nan)
 
@@ -357,15 +357,5 @@ def save(item: Figure | pd.DataFrame, name: str, folder: str | Path = ROOT / "fi
         return paths
     paths = [folder / f"{name}.csv", folder / f"{name}.tex"]
     item.to_csv(paths[0], lineterminator="\n")
-    paths[1].write_text(_latex(item, caption))
+    paths[1].write_text(f"% {caption}\n" + item.reset_index().to_latex(index=False, escape=True))  # needs booktabs
     return paths
-
-
-def _latex(table: pd.DataFrame, caption: str) -> str:
-    def cells(values: Iterable[object]) -> str:
-        return " & ".join(str(v).replace("%", r"\%").replace("_", r"\_") for v in values) + r" \\"
-
-    flat = table.reset_index()
-    begin = rf"\begin{{tabular}}{{{'l' * flat.shape[1]}}}"
-    return "\n".join([rf"% {caption}", begin, r"\hline", cells(flat.columns), r"\hline",
-                      *(cells(row) for row in flat.itertuples(index=False)), r"\hline", r"\end{tabular}", ""])

@@ -384,17 +384,20 @@ def _bound(block: nn.Module, box: tuple[float, float]) -> LipschitzBound:
         first = _half(block.from_a, a, b)
         second = _half(block.from_b, first.box, a)
         return LipschitzBound((first, second), (second.box, first.box))
-    if isinstance(block, Level):
-        parts = [*reversed(block.couplings), block.conv1x1, block.squeeze]
-    elif isinstance(block, nn.ModuleList):
-        parts = list(reversed(block))
-    else:
-        raise AINNError(f"no Lipschitz bound is known for the inverse of a {type(block).__name__}")
     factors = []
-    for part in parts:
+    for part in reversed(_parts(block)):
         bound = _bound(part, box)
         factors, box = [*factors, *bound.factors], bound.box
     return LipschitzBound(tuple(factors), box)
+
+
+def _parts(block: nn.Module) -> list[nn.Module]:
+    """What a level, or the core, does one after the other."""
+    if isinstance(block, Level):
+        return [block.squeeze, block.conv1x1, *block.couplings]
+    if isinstance(block, nn.ModuleList):
+        return list(block)
+    raise AINNError(f"bound and log-determinant are known for the invertible blocks alone, not for a {type(block).__name__}")
 
 
 def _half(nets: ScaleAndShift, source: float, target: float) -> CouplingFactor:
@@ -441,14 +444,8 @@ def log_determinant(block: nn.Module, *maps: Tensor) -> Tensor:
     if isinstance(block, Coupling):
         after, _ = block(*maps)
         return block.from_b(maps[1])[0].flatten(1).sum(1) + block.from_a(after)[0].flatten(1).sum(1)
-    if isinstance(block, Level):
-        parts = [block.squeeze, block.conv1x1, *block.couplings]
-    elif isinstance(block, nn.ModuleList):
-        parts = list(block)
-    else:
-        raise AINNError(f"no log-determinant is known for a {type(block).__name__}")
     total = 0
-    for part in parts:
+    for part in _parts(block):
         if part.branches == 1:
             total = total + sum(log_determinant(part, v) for v in maps)
             maps = tuple(part(v) for v in maps)
@@ -466,7 +463,7 @@ class StageError:
     name: str
     hybrid: float  #: what the measured MSE loses when this stage, too, hands on the encoder's own activations
     linear: float  #: ‖J ε‖²/d_x, ε the stage's own error on the encoder's activations, J of all that follows it
-    curvature: float  #: what the linear total gains when this stage's J is the one half-way along ε
+    bend: float  #: what the linear total gains when the stage's error passes on exactly, in place of J ε
     rho: float | None  #: ρ_k of a PDM: which part of the error that came in it took away (negative: it added); else None
 
 
@@ -480,13 +477,8 @@ class ErrorBudget:
 
     @property
     def linear_total(self) -> float:
-        """The linear prediction of the distortion: all rows and the cross terms."""
+        """The linear prediction of the distortion: all rows and the cross terms. With all bends it is ``distortion``."""
         return sum(stage.linear for stage in self.stages) + self.cross
-
-    @property
-    def midpoint_total(self) -> float:
-        """The same with every J half-way: the midpoint rule for the integral of J along the error, which is exact."""
-        return self.linear_total + sum(stage.curvature for stage in self.stages)
 
 
 @torch.no_grad()
@@ -497,8 +489,9 @@ def error_budget(model: AINN, x: Tensor, quality: float | None = None) -> ErrorB
     the MSE when v_k enters what follows stage k. ``hybrid`` is :math:`D_{k-1} - D_k`: it telescopes to the measured
     distortion, :math:`D(\hat y) - 0`. To first order the error is :math:`\hat x - x \approx \sum_k J_k\,\varepsilon_k`
     with :math:`\varepsilon_k = \mathrm{stage}_k(v_{k-1}) - v_k` and J_k at v_k; its squares are ``linear``, its products
-    ``cross``. Half-way J_k is taken at :math:`v_k + \varepsilon_k/2`. Rows before the stages: *rounding* (ŷ against y g g')
-    and *gains* (that against y: g' is not 1/g). The rows of inverse levels are 0, unless the synthesis has its own.
+    ``cross``. Exactly :math:`\hat x - x = \sum_k \int_0^1 J_k(v_k + t\varepsilon_k)\,\varepsilon_k\,dt`; what the integrals
+    change is ``bend``. Rows before the stages: *rounding* (ŷ against y g g') and *gains* (that against y: g' is not 1/g).
+    The rows of inverse levels are 0, unless the synthesis has its own.
 
     For a PDM, :math:`\rho_k = 1 - \|\mathrm{PDM}(\hat v_k)/\gamma - v_k\| / \|\hat v_k - v_k\|` on the decoder's own
     activations, with the γ that makes it largest.
@@ -528,20 +521,21 @@ def error_budget(model: AINN, x: Tensor, quality: float | None = None) -> ErrorB
         true = behind + made[len(behind):]  # MS-CFRM's third map is y itself
         rho = _removed(arrived, decoded, true) if stage.name.startswith("PDM") else None
         rows.append((stage.name, made, true, stages[i + 1:], rho))
-    hybrid = [(run_stages(rest, made)[0] - x).square().mean().item() for _, made, _, rest, _ in rows] + [0.0]
-    errors, half_way = ([_first_order(rest, made, true, at) for _, made, true, rest, _ in rows] for at in (0.0, 0.5))
+    images = [run_stages(rest, made)[0] for _, made, _, rest, _ in rows] + [x]
+    hybrid = [(image - x).square().mean().item() for image in images]
+    errors = [_first_order(rest, made, true) for _, made, true, rest, _ in rows]
     linear, total = [e.square().mean().item() for e in errors], sum(errors)
-    both = total + sum(half_way)  # |a|² - |b|² = (a + b)(a - b): the change of the total falls apart into stages
-    table = tuple(StageError(row[0], hybrid[k] - hybrid[k + 1], linear[k], ((half_way[k] - errors[k]) * both).mean().item(), row[4])
-                  for k, row in enumerate(rows))
+    both = total + images[0] - x  # |a|² - |b|² = (a + b)(a - b): what the total lacks falls apart into stages
+    bends = [((images[k] - images[k + 1] - e) * both).mean().item() for k, e in enumerate(errors)]
+    table = tuple(StageError(row[0], hybrid[k] - hybrid[k + 1], linear[k], bends[k], row[4]) for k, row in enumerate(rows))
     return ErrorBudget(hybrid[0], table, total.square().mean().item() - sum(linear))
 
 
-def _first_order(rest: list, made: Maps, true: Maps, at: float) -> Tensor:
-    """J (made − true) of the stages that follow, at v = true + at (made − true)."""
+def _first_order(rest: list, made: Maps, true: Maps) -> Tensor:
+    """J (made − true) of the stages that follow, at ``true``."""
     sizes = [v.shape[1] for v in true]
     true, step = torch.cat(true, dim=1), torch.cat(made, dim=1) - torch.cat(true, dim=1)
-    return Jacobian(lambda v: run_stages(rest, v.split(sizes, dim=1))[0], true + at * step).jvp(step)
+    return Jacobian(lambda v: run_stages(rest, v.split(sizes, dim=1))[0], true).jvp(step)
 
 
 def _removed(before: Maps, after: Maps, true: Maps) -> float:
@@ -558,9 +552,8 @@ def _shaped(v: Tensor, like: Tensor) -> Tensor:
     return v
 
 
-def _basis(like: Tensor):
-    for i in range(like.numel()):
-        yield torch.zeros_like(like).flatten().index_fill(0, torch.tensor(i, device=like.device), 1).reshape(like.shape)
+def _basis(like: Tensor) -> Tensor:
+    return torch.eye(like.numel(), dtype=like.dtype, device=like.device).reshape(-1, *like.shape)
 
 
 def _signs(like: Tensor, probes: int, seed: int):

@@ -46,7 +46,7 @@ def test_kodak_rates_are_file_sizes():
 
 @pytest.mark.parametrize("name", ["tiny", "student"])
 def test_our_curves_are_those_of_the_committed_weights(name):
-    """After a training: `ainn evaluate --model NAME --out figures/data/rd --dataset kodak`, and so on for every file named here."""
+    """After a training: `ainn evaluate --model NAME --out figures/data/rd --dataset kodak`, and so on for every file."""
     wanted, files = identity(load_pretrained(name)), sorted((ROOT / "figures" / "data" / "rd").glob(f"*-{name}.json"))
     assert {f"kodak-{name}.json", f"embedded-{name}.json"} <= {file.name for file in files}
     assert [file.name for file in files if wanted not in json.loads(file.read_text())["description"]] == []

@@ -188,9 +188,12 @@ def better_jpeg(curves: Iterable[Curve], metric: str = "psnr") -> dict[str, Curv
 
 
 def gains(anchor: Curve, test: Curve, metric: str = "psnr") -> np.ndarray:
-    """How far each point of ``test`` lies above ``anchor`` at the same rate, in dB; NaN where the anchor does not reach."""
+    """How far each point of ``test`` lies above ``anchor`` at the same rate, in dB.
+
+    At rates below the anchor's least: above its point there (it would be worse still with fewer bits). NaN above its largest.
+    """
     (rates, qualities), (at, values) = anchor.points(metric), test.points(metric)
-    return values - np.interp(np.log(at), np.log(rates), qualities, left=np.nan, right=np.nan)
+    return values - np.interp(np.log(at), np.log(rates), qualities, right=np.nan)
 
 
 @dataclass(frozen=True)

@@ -117,7 +117,7 @@ def test_ours_are_above_the_better_jpeg_at_every_rate(metric):
     assert {"kodak", "embedded"} <= {c.dataset for c in ours} <= set(better)
     for curve in ours:
         above = curves.gains(better[curve.dataset], curve, metric)
-        assert (above > 0).all(), (curve.codec, curve.dataset, above)  # NaN, a rate that JPEG does not have, fails as well
+        assert (above > 0).all(), (curve.codec, curve.dataset, above)  # NaN fails as well
 
 
 def test_the_readmes_speeds_are_the_measured_ones():

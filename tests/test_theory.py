@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch.autograd.functional import jacobian
 
-from ainn_lib import AINN, AINNError, entropy, theory
+from ainn_lib import AINN, AINNError, entropy, lipschitz, theory
 from ainn_lib.invertible import Coupling, InvertibleConv1x1, Level, Squeeze
 from ainn_lib.stages import run_stages
 from ainn_lib.theory import Jacobian
@@ -205,7 +205,7 @@ def test_the_bare_core_inverts_and_shares_its_weights(model):
 @pytest.mark.parametrize("seed", range(4))
 def test_conv_norm_is_never_below_and_tight(k, seed):
     weight = randn(3, 2, k, k, seed=seed)
-    bound = theory.conv_norm(weight)
+    bound = lipschitz.conv_norm(weight)
     norms = [torch.linalg.matrix_norm(dense(lambda v: F.conv2d(v, weight, padding=k // 2), randn(1, 2, n, n)), ord=2).item()
              for n in (1, 4, 12)]
     assert max(norms) <= bound * (1 + 1e-12)
@@ -257,7 +257,7 @@ def test_the_bound_is_never_below_the_measurement(kind, seed, shared, kernel, cl
         branches = inverse(p).chunk(1 if kind == "conv1x1" else 2, dim=1)
         assert all(v.abs().max() <= limit * (1 + 1e-9) for v, limit in zip(branches, bound.box, strict=False))
     for factor in bound.factors:
-        if isinstance(factor, theory.CouplingFactor):  # the form in the text is never the sharper one
+        if isinstance(factor, lipschitz.CouplingFactor):  # the form in the text is never the sharper one
             assert factor.value <= (1 + factor.translation) * factor.stretch + factor.box * factor.slope * factor.gate + 1e-9
 
 
@@ -447,7 +447,7 @@ Y = randn(1, 3, 2, 2)
     (lambda: theory.predicted_distortion(up, Y, torch.ones(4)), "step"),
     (lambda: theory.predicted_distortion(up, Y, 1.0, x=Y), "expected the shape"),
     (lambda: theory.correlated_branches(Y, 1.5), "correlation"),
-    (lambda: theory.conv_norm(torch.zeros(2, 2, 2, 2)), "odd"),
+    (lambda: lipschitz.conv_norm(torch.zeros(2, 2, 2, 2)), "odd"),
     (lambda: theory.lipschitz_bound(torch.nn.Conv2d(1, 1, 1), 1.0), "Conv2d"),
     (lambda: theory.lipschitz_bound(Squeeze(), 0.0), "box"),
     (lambda: theory.log_determinant(torch.nn.Conv2d(1, 1, 1), Y), "Conv2d"),

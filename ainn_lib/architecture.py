@@ -560,49 +560,41 @@ def _bold(kind: str, line: int) -> bool:
 # -- drawing ----------------------------------------------------------------------------------------------------------
 
 
-def draw(diagram: Diagram, ax: Axes | None = None) -> Figure:
-    """Paint a diagram; returns its figure.
-
-    Args:
-        diagram: what `framework`, `overview`, `cfrm` or `fdsm` returned.
-        ax: axes to paint into, all text scaled to fit; None makes a figure of the diagram's natural size.
-    """
+def draw(diagram: Diagram) -> Figure:
+    """Paint a diagram (what `framework`, `overview`, `cfrm` or `fdsm` returned) at its natural size; returns the figure."""
     with plt.style.context(STYLE):
-        if ax is None:
-            figure = plt.figure(figsize=(diagram.width, diagram.height))
-            figure.set_layout_engine("none")  # constrained layout is for plots; savefig forgets a layout="none"
-            ax = figure.add_axes((0, 0, 1, 1))
-        frame = ax.get_window_extent().transformed(ax.figure.dpi_scale_trans.inverted())
-        scale = min(frame.width / diagram.width, frame.height / diagram.height)
+        figure = plt.figure(figsize=(diagram.width, diagram.height))
+        figure.set_layout_engine("none")  # constrained layout is for plots; savefig forgets a layout="none"
+        ax = figure.add_axes((0, 0, 1, 1))
         ax.set(xlim=(0, diagram.width), ylim=(diagram.height, 0), aspect="equal")
         ax.axis("off")
         for arrow in diagram.arrows:
             style = "<|-|>" if arrow.both else "-" if arrow.weights else "-|>"
             ax.add_patch(FancyArrowPatch(
-                path=Line(arrow.points), arrowstyle=style, mutation_scale=6 * scale, shrinkA=0, shrinkB=0, color="#222222",
-                linewidth=0.7 * scale, linestyle="--" if arrow.weights else "-"))
+                path=Line(arrow.points), arrowstyle=style, mutation_scale=6, shrinkA=0, shrinkB=0, color="#222222",
+                linewidth=0.7, linestyle="--" if arrow.weights else "-"))
             if arrow.label:
                 (x0, y0), (x1, y1) = max(zip(arrow.points, arrow.points[1:], strict=False),
                                            key=lambda part: abs(part[1][0] - part[0][0]) + abs(part[1][1] - part[0][1]))
                 upright = x0 == x1
                 ax.text((x0 + x1) / 2 + 0.04 * upright, (y0 + y1) / 2 - 0.02 * (not upright), arrow.label, gid="label",
-                        fontsize=SMALL * scale, ha="left" if upright else "center", va="center" if upright else "bottom")
+                        fontsize=SMALL, ha="left" if upright else "center", va="center" if upright else "bottom")
         for box in (*diagram.boxes, *diagram.legend):
-            _draw_box(ax, box, scale)
-    return ax.figure
+            _draw_box(ax, box)
+    return figure
 
 
-def _draw_box(ax: Axes, box: Box, scale: float) -> None:
+def _draw_box(ax: Axes, box: Box) -> None:
     name, colour = KINDS[box.kind]
     if name:
         ax.add_patch(FancyBboxPatch(
             (box.x + CORNER, box.y + CORNER), box.width - 2 * CORNER, box.height - 2 * CORNER,
-            boxstyle=f"round,pad={CORNER}", facecolor=to_rgba(colour, 0.3), linewidth=0.9 * scale,
+            boxstyle=f"round,pad={CORNER}", facecolor=to_rgba(colour, 0.3), linewidth=0.9,
             edgecolor="#555555" if colour == "#FFFFFF" else colour, linestyle="--" if box.kind == "off" else "-"))
     for i, line in enumerate(box.lines):
         left = box.kind == "heading"
         ax.text(box.x + PAD if left else box.centre[0], box.y + PAD + (i + 0.5) * LINE, line, gid=box.name,
-                fontsize=FONT * scale, ha="left" if left else "center", va="center",
+                fontsize=FONT, ha="left" if left else "center", va="center",
                 fontweight="bold" if _bold(box.kind, i) and "legend" not in box.name else "normal")
 
 

@@ -334,23 +334,6 @@ def test_readable_in_two_columns(name):
 # -- files ------------------------------------------------------------------------------------------------------------
 
 
-def test_draw_into_given_axes_scales_the_text():
-    diagram = diagrams("tiny")[3]
-    natural, figure = draw(diagram), plt.figure(figsize=(6, 4))
-    axes = figure.add_axes((0.5, 0, 0.5, 1))
-    assert draw(diagram, axes) is figure and len(figure.axes) == 1
-    scale = min(3 / diagram.width, 4 / diagram.height)
-    for a, b in zip(natural.axes[0].texts, axes.texts, strict=True):
-        assert b.get_fontsize() == pytest.approx(a.get_fontsize() * scale)
-    frame = Bbox.from_extents(*edges(diagram["bottleneck"])).transformed(axes.transData)
-    for artist in axes.texts:
-        if artist.get_gid() == "bottleneck":
-            extent = artist.get_window_extent(figure.canvas.get_renderer())
-            assert frame.x0 < extent.x0 and extent.x1 < frame.x1
-    plt.close(natural)
-    plt.close(figure)
-
-
 def test_drawing_leaves_the_callers_style_alone():
     before = dict(plt.rcParams)
     plt.close(draw(diagrams("tiny")[2]))

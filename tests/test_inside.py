@@ -243,6 +243,7 @@ def test_the_pdm_figure_shows_what_it_is_given(tiny, start):
     figure = inside.pdm_figure(result)
     titles = " ".join(ax.get_title() for ax in figure.axes)
     assert all(f"{e.rho:+.3f}" in titles for e in result.levels)
+    assert [ax.get_title().split()[0] for ax in figure.axes[1:8]] == ["before"] * 3 + ["decoded,"] + ["after"] * 3  # row by row
     panels = shown(figure)
     assert (panels["original"] == inside.picture(start.x)).all()
     assert (panels[f"decoded, {result.psnr:.2f} dB"] == inside.picture(result.x_hat)).all()

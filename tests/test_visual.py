@@ -26,7 +26,12 @@ def test_the_largest_file_that_fits_by_brute_force(name):
         following = int(found.setting) + (1 if last > first else -1)
         assert every.get(following, 1e9) > limit
         assert found.bpp == pytest.approx(8 * len(found.data) / (96 * 64)) and found.psnr == psnr(CHELSEA, subject.decode(found.data))
-        assert visual.at_rate(subject, CHELSEA, found.bpp).setting == found.setting  # though not every quotient is exact
+
+
+def test_a_file_fits_into_its_own_rate_though_quotients_are_rounded():
+    image, jpeg = CHELSEA.crop((0, 0, 94, 61)), CODECS["jpeg"]
+    for size in {len(jpeg.encode(image, quality)) for quality in range(6, 94)}:
+        assert len(visual.at_rate(jpeg, image, 8 * size / 94 / 61).data) == size
 
 
 def test_ours_comes_within_a_few_bytes_of_the_budget(tiny):

@@ -156,8 +156,8 @@ class OperatingPoint:
         return 10 * math.log10(self.distortion / self.bound)
 
     def __str__(self) -> str:
-        return (f"Δ = {self.step:.3g}: **{self.rate:.2f} bits**, MSE **{self.distortion:.2g}**, {self.above:.2f} dB above the "
-                f"bound = {self.unequal:.2f} (unequal σ) {self.uneven:+.2f} (uneven cells) {self.prior:+.2f} (prior) "
+        return (f"Δ = {self.step:.3g}: **{self.rate:.2f} bits**, MSE **{self.distortion:.2g}**, {self.above:.2f} dB above "
+                f"the bound = {self.unequal:.2f} (unequal σ) {self.uneven:+.2f} (uneven cells) {self.prior:+.2f} (prior) "
                 f"{self.remainder:+.2f} (remainder)")
 
 

@@ -1,4 +1,4 @@
-"""Predictions beside measurements: against brute force, for the peer with its free synthesis, and for the trained weights."""
+"""Predictions beside measurements: against brute force, for the peer with a free synthesis, and for the trained weights."""
 
 import numpy as np
 import pytest

@@ -141,10 +141,11 @@ def test_a_subset_has_its_own_line():
 
 def test_the_caption_says_whether_the_authors_curve_is_there():
     theirs = scaled(0.5, codec="ainn-authors", origin="published as numbers", source="them")
-    for curves, words in (([BASE], "its slot, data/published/authors.csv, is empty"), ([BASE, theirs], "see data/published/authors.csv")):
+    for curves, words in (([BASE], "its slot, data/published/authors.csv, is empty"),
+                          ([BASE, theirs], "see data/published/authors.csv")):
         figure = rd_figure(curves)
         assert words in figure.get_supxlabel()
-        drawn = [[line.get_label() for line in figure.axes[i].get_lines()] for i in (0, 4)]  # traditional and learned on Kodak
+        drawn = [[line.get_label() for line in figure.axes[i].get_lines()] for i in (0, 4)]  # both panels of Kodak
         assert all(("A-INN (authors)" in labels) == (len(curves) == 2) for labels in drawn)
         plt.close(figure)
 

@@ -1,12 +1,13 @@
 """`ainn evaluate`: the protocol, resuming, the command line, and CompressAI's own evaluation beside it."""
 
+import contextlib
 import json
 
 import pytest
 from compressai.utils.plot.__main__ import parse_json_file
 
 import ainn_lib.evaluate as evaluation
-from ainn_lib import AINNError, cli, data, eval_model
+from ainn_lib import AINNError, cli, data, eval_model, reproduce
 from ainn_lib.codecs import CODECS
 from ainn_lib.evaluate import embedded, evaluate, measure, summarise, workers
 from ainn_lib.metrics import psnr
@@ -128,3 +129,14 @@ def test_compressais_own_evaluation_gives_the_same_numbers(tmp_path, capsys, poo
 
 def test_the_protocol_is_in_every_file():
     assert "mean over images of each image's bits per pixel" in evaluation.PROTOCOL
+
+
+def test_make_reproduce_measures_every_codec_and_our_weights_alone(monkeypatch, tmp_path):
+    seen = []
+    monkeypatch.setattr(reproduce, "workers", contextlib.nullcontext)
+    monkeypatch.setattr(reproduce, "available", lambda: ["ablation-peer", "student", "tiny"])
+    monkeypatch.setattr(reproduce, "evaluate", lambda images, *rest, pool: seen.append((sorted(images), *rest)))
+    reproduce.measure_embedded(tmp_path)
+    assert [row[3] for row in seen] == [*CODECS, "student", "tiny"] and {row[2] for row in seen} == {"codec", "model"}
+    for images, dataset, _, name, output in seen:
+        assert images == sorted(data.EMBEDDED) and dataset == "embedded" and output == tmp_path / f"embedded-{name}.json"

@@ -157,7 +157,8 @@ class SizeNumbers:
     mib: float  #: of the maps into and out of the largest convolution, float32, tiles considered
 
     def __str__(self) -> str:
-        return (f"{self.width}x{self.height}: encoder **{self.gmac['encoder']:,.0f} GMAC**, decoder **{self.gmac['decoder']:,.0f} GMAC**; "
+        return (f"{self.width}x{self.height}: encoder **{self.gmac['encoder']:,.0f} GMAC**, "
+                f"decoder **{self.gmac['decoder']:,.0f} GMAC**; "
                 f"**{self.wavefront}** steps of the wavefront in place of {self.serial:,}; "
                 f"largest convolution **{self.mib:,.0f} MiB**")
 
@@ -184,8 +185,8 @@ def at_size(model: AINN, megapixels: float) -> tuple[Figure, SizeNumbers]:
     width = round(1.5 * height)
     costs = stage_costs(model, height, width)
     share = 1 if height * width <= TILED_FROM else TILE**2 / (height * width)
-    numbers = SizeNumbers(height, width, {k: v * height * width / 1e6 for k, v in kmac_per_pixel(costs, height, width).items()},
-                          serial_steps(height, width), wavefront_steps(height, width),
+    gmac = {side: sum(c.macs for c in costs if c.side == side) / 1e9 for side in SIDES}
+    numbers = SizeNumbers(height, width, gmac, serial_steps(height, width), wavefront_steps(height, width),
                           4 * max(c.largest for c in costs) * share / 2**20)
     with plt.style.context(STYLE):
         # a slider moves it: fixed places, since the automatic layout takes as long as the rest

@@ -37,7 +37,7 @@ class Sized:
 
 
 def at_rate(subject: Codec, image: Image.Image, bpp: float) -> Sized:
-    """The largest file of at most ``bpp`` bits per pixel, found by bisection over the codec's settings, and what it decodes to.
+    """The largest file of at most ``bpp`` bits per pixel, by bisection over the codec's settings, and what it decodes to.
 
     A network with one rate has one file, whatever ``bpp`` is.
 
@@ -76,7 +76,7 @@ def record(files: dict[str, list[Sized]]) -> str:
 
 
 def figure6(files: dict[str, list[Sized]]) -> Figure:
-    """One row a photo: the original's detail, then each codec's, framed in its colour; below it bpp and PSNR of the *whole* photo."""
+    """One row a photo: the original's detail, then each codec's, framed in its colour; below: the *whole* file's numbers."""
     columns = 1 + len(next(iter(files.values())))
     with plt.style.context(STYLE):
         figure, axes = plt.subplots(len(files), columns, figsize=(7.16, 1.4 * len(files) + 0.25), squeeze=False)

@@ -17,7 +17,8 @@ def darker(image: Image.Image, setting: float) -> bytes:
     return image.point(lambda v: max(0, v - int(setting))).tobytes()
 
 
-LOSSY = Codec("darker", "darker", "takes a constant off every value", (1, 2), darker, lambda d: Image.frombytes("RGB", (8, 8), d))
+LOSSY = Codec("darker", "darker", "takes a constant off every value", (1, 2), darker,
+              lambda d: Image.frombytes("RGB", (8, 8), d))
 
 
 def test_each_generation_is_made_from_the_one_before():

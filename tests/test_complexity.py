@@ -6,8 +6,9 @@ from torch.utils.flop_counter import FlopCounterMode
 from ainn_lib import AINN, AINNError, complexity
 from ainn_lib.context import wavefront
 
-VARIANTS = {"tiny": ("tiny", {}), "paper": ("paper", {}), "peer": ("tiny", {"tied": False}), "whole": ("tiny", {"squeeze": False}),
-            "bare": ("tiny", {"fdsm": False, "cfrm": False, "pdm": "none"}), "middle scale": ("tiny", {"ms_cfrm": True}),
+VARIANTS = {"tiny": ("tiny", {}), "paper": ("paper", {}), "peer": ("tiny", {"tied": False}),
+            "whole": ("tiny", {"squeeze": False}), "middle scale": ("tiny", {"ms_cfrm": True}),
+            "bare": ("tiny", {"fdsm": False, "cfrm": False, "pdm": "none"}),
             "dense": ("paper", {"pdm": "dense"})}
 
 
@@ -30,7 +31,8 @@ def test_macs_are_those_that_torch_counts_by_itself(name):
     y = torch.empty(1, model.config.latent_channels, 4, 6, device="meta")
     z = torch.empty(1, model.config.N, 1, 2, device="meta")
     entropy = {"hyper-analysis": lambda: model.h_a(y), "hyper-synthesis": lambda: model.h_s(z),
-               "entropy parameters": lambda: model.entropy_parameters(torch.empty(1, model.entropy_parameters[0].in_channels, 4, 6))}
+               "entropy parameters": lambda: model.entropy_parameters(
+                   torch.empty(1, model.entropy_parameters[0].in_channels, 4, 6))}
     for side, transform in (("encoder", lambda: model.g_a(x)), ("decoder", lambda: model.g_s(y))):
         here = {c.name: c for c in costs if c.side == side}
         assert sum(c.macs for c in here.values() if c.name not in (*entropy, "context")) == counted(transform)
@@ -50,7 +52,8 @@ def test_parameters_add_up_and_stand_where_they_belong(name):
         assert own["encoder", f"level {number}"] == size
         assert own["decoder", f"inverse level {number}"] == (0 if model.config.tied else size)
     if model.config.pdm != "none":
-        assert [own["decoder", f"PDM {k}"] for k in (4, 3, 2)] == [sum(p.numel() for p in pair.parameters()) for pair in model.pdm]
+        expected = [sum(p.numel() for p in pair.parameters()) for pair in model.pdm]
+        assert [own["decoder", f"PDM {k}"] for k in (4, 3, 2)] == expected
     assert own["decoder", "hyper-synthesis"] == 0 < own["encoder", "hyper-synthesis"]
 
 
@@ -82,8 +85,9 @@ def test_the_size_explorer_over_its_range():
         figure, numbers = complexity.at_size(model, megapixels)
         plt.close(figure)
         assert numbers.height * numbers.width == pytest.approx(megapixels * 1e6, rel=0.03)
-        per_pixel = complexity.kmac_per_pixel(complexity.stage_costs(model, numbers.height, numbers.width), numbers.height, numbers.width)
-        assert numbers.gmac["decoder"] * 1e6 == pytest.approx(per_pixel["decoder"] * numbers.height * numbers.width)
+        size = numbers.height, numbers.width
+        per_pixel = complexity.kmac_per_pixel(complexity.stage_costs(model, *size), *size)
+        assert numbers.gmac["decoder"] * 1e6 == pytest.approx(per_pixel["decoder"] * size[0] * size[1])
         assert last < numbers.wavefront and f"{numbers.wavefront}** steps" in str(numbers)
         last = numbers.wavefront
     assert numbers.mib < 100  # in tiles

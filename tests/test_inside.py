@@ -233,9 +233,8 @@ def test_the_wipe_explorer():
 
 def shown(figure) -> dict[str, np.ndarray]:
     """First line of a panel's title -> its picture."""
-    pictures = {ax.get_title().split("\n")[0]: np.asarray(ax.get_images()[0].get_array()) for ax in figure.axes if ax.get_images()}
     plt.close(figure)
-    return pictures
+    return {ax.get_title().split("\n")[0]: np.asarray(ax.get_images()[0].get_array()) for ax in figure.axes if ax.get_images()}
 
 
 def test_the_pdm_figure_shows_what_it_is_given(tiny, start):
@@ -243,7 +242,7 @@ def test_the_pdm_figure_shows_what_it_is_given(tiny, start):
     figure = inside.pdm_figure(result)
     titles = " ".join(ax.get_title() for ax in figure.axes)
     assert all(f"{e.rho:+.3f}" in titles for e in result.levels)
-    assert [ax.get_title().split()[0] for ax in figure.axes[1:8]] == ["before"] * 3 + ["decoded,"] + ["after"] * 3  # row by row
+    assert [ax.get_title()[:6] for ax in figure.axes[1:8]] == ["before"] * 3 + ["decode"] + ["after "] * 3  # row by row
     panels = shown(figure)
     assert (panels["original"] == inside.picture(start.x)).all()
     assert (panels[f"decoded, {result.psnr:.2f} dB"] == inside.picture(result.x_hat)).all()
@@ -254,7 +253,8 @@ def test_the_pdm_figure_shows_what_it_is_given(tiny, start):
 
 def test_the_fdsm_figure_shows_what_it_is_given(maps):
     panels = shown(inside.fdsm_figure(maps))
-    expected = {"$x$": maps.x, "10 ($x_L - x$)": 0.5 + 10 * (maps.low - maps.x), "10 ($x_H - x$)": 0.5 + 10 * (maps.high - maps.x),
+    expected = {"$x$": maps.x, "10 ($x_L - x$)": 0.5 + 10 * (maps.low - maps.x),
+                "10 ($x_H - x$)": 0.5 + 10 * (maps.high - maps.x),
                 f"$\\hat x$, {maps.psnr():.2f} dB": maps.joined(), "$\\hat x_L$": maps.low_hat, "$\\hat x_H$": maps.high_hat}
     for title, values in expected.items():
         assert (panels[title] == inside.picture(values)).all(), title

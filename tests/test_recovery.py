@@ -25,7 +25,8 @@ def samples(count, k, channels=2, side=(8, 9)):
     rows = []
     for _, y in pairs:
         padded = torch.nn.functional.pad(y, (k // 2,) * 4)
-        rows += [torch.cat([padded[0, :, i:i + k, j:j + k].flatten(), torch.ones(1)]) for i in range(side[0]) for j in range(side[1])]
+        rows += [torch.cat([padded[0, :, i:i + k, j:j + k].flatten(), torch.ones(1)])
+                 for i in range(side[0]) for j in range(side[1])]
     return pairs, torch.stack(rows), torch.cat([u[0].flatten(1).T for u, _ in pairs])
 
 
@@ -121,11 +122,26 @@ def test_the_study_writes_what_it_measured(tiny, tmp_path, monkeypatch):
         dead_leaves(256, i).save(tmp_path / f"{i}.png")
     assert recovery.main([str(tmp_path), "--count", "4"]) == 0
     facts = json.loads((tmp_path / "recovery.json").read_text())
-    (result,) = facts["results"]
-    assert result["identity"] == identity(tiny) and result["fitted_on"] == 4 and facts["fitted"] == [f"{i}.png" for i in range(4)]
+    unrounded, result = facts["results"]
+    assert result["identity"] == unrounded["identity"] == identity(tiny)
+    assert (unrounded["quality"], result["quality"]) == (None, 4.0) and result["fitted_on"] == 4
+    assert facts["fitted"] == [f"{i}.png" for i in range(4)]
     for k in (1, 3):
         linear = result["linear"][f"linear, {k}×{k}"]
         assert linear["samples"] == 4 * 256 and linear["unknowns"] == 192 * k**2 + 1
         assert linear["ridge"] == float(min(linear["held_out"], key=linear["held_out"].get))
-    (measured,) = recovery.recovery(tiny, [recovery.whole_blocks(data.photo("rocket"))], {"plain copy": recovery.plain_copy}, 4.0)
-    assert result["quality 4"][0] == {"name": "plain copy", "lost": pytest.approx(measured.lost, abs=1e-6), "psnr": pytest.approx(measured.psnr, abs=1e-6)}
+    rocket = recovery.whole_blocks(data.photo("rocket"))
+    (measured,) = recovery.recovery(tiny, [rocket], {"plain copy": recovery.plain_copy}, 4.0)
+    assert result["measured"][0] == {"name": "plain copy", "lost": pytest.approx(measured.lost, abs=1e-6),
+                                     "psnr": pytest.approx(measured.psnr, abs=1e-6)}
+    assert unrounded["measured"][0]["psnr"] > measured.psnr
+    assert [m["name"] for m in result["measured"]] == ["plain copy", "CFRM", "linear, 1×1", "linear, 3×3"]
+
+
+def test_cfrm_gets_latents_of_the_scale_that_it_knows(tiny):
+    x = inside.as_tensor(CHELSEA, tiny)
+    _, y = recovery.core_output(tiny, x)
+    torch.testing.assert_close(recovery.trained(tiny)(y), tiny.cfrm(inside.coded(tiny, CHELSEA, 8.0).unrounded))
+    assert recovery.trained(tiny, 4.0) is tiny.cfrm
+    fixed = AINN.from_preset("tiny", **SMALL, variable_rate=False)
+    assert recovery.trained(fixed) is fixed.cfrm

@@ -25,7 +25,8 @@ def test_the_largest_file_that_fits_by_brute_force(name):
         assert len(found.data) <= limit and every[int(found.setting)] == len(found.data)
         following = int(found.setting) + (1 if last > first else -1)
         assert every.get(following, 1e9) > limit
-        assert found.bpp == pytest.approx(8 * len(found.data) / (96 * 64)) and found.psnr == psnr(CHELSEA, subject.decode(found.data))
+        assert found.bpp == pytest.approx(8 * len(found.data) / (96 * 64))
+        assert found.psnr == psnr(CHELSEA, subject.decode(found.data))
 
 
 def test_a_file_fits_into_its_own_rate_though_quotients_are_rounded():
@@ -54,7 +55,8 @@ def test_a_network_with_one_rate_has_one_file():
 
 def test_the_figure_shows_the_files_and_their_numbers():
     grey = Image.new("RGB", data.photo("astronaut").size, (90, 90, 90))
-    files = {"astronaut": [visual.Sized(name, 1.0, bytes(100), 0.25 + i, 30.5, grey) for i, name in enumerate(("tiny", *visual.RIVALS))]}
+    files = {"astronaut": [visual.Sized(name, 1.0, bytes(100), 0.25 + i, 30.5, grey)
+                           for i, name in enumerate(("tiny", *visual.RIVALS))]}
     figure = visual.figure6(files)
     assert len(figure.axes) == 6
     for ax, file in zip(figure.axes[1:], files["astronaut"], strict=True):
@@ -67,7 +69,8 @@ def test_the_figure_shows_the_files_and_their_numbers():
     plt.close(figure)
     facts = json.loads(visual.record(files))
     assert facts["source"] == "measured here" and [f["bpp"] for f in facts["files"]] == [0.25 + i for i in range(5)]
-    assert facts["files"][0] == {"photo": "astronaut", "codec": "tiny", "setting": 1.0, "bytes": 100, "bpp": 0.25, "psnr-rgb": 30.5}
+    assert facts["files"][0] == {"photo": "astronaut", "codec": "tiny", "setting": 1.0, "bytes": 100, "bpp": 0.25,
+                                 "psnr-rgb": 30.5}
 
 
 def test_details_lie_inside_their_photos():

@@ -153,6 +153,8 @@ class Dashboard(ipywidgets.VBox):
         self.upload = ipywidgets.FileUpload(accept="image/*", description="your own photo", layout={"width": "13em"})
         self.message = ipywidgets.HTML()
         self.explorers = [widgets.Explorer(partial(self._draw, entry), entry.controls()) for entry in EXPLORERS]
+        for explorer in self.explorers:
+            explorer.fine = True
         pages = [ipywidgets.VBox([ipywidgets.HTML(f"<p>{entry.words}</p>"), explorer])
                  for entry, explorer in zip(EXPLORERS, self.explorers, strict=True)]
         self.tabs = ipywidgets.Tab(pages, titles=[entry.title for entry in EXPLORERS], selected_index=0)

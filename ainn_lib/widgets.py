@@ -535,15 +535,17 @@ def own_photo(data: bytes, side: int = 256) -> tuple[Image.Image, str]:
     return picture, "; ".join([done, *notes])
 
 
-def rendered(figure: Figure) -> bytes:
-    """A figure as JPEG, a tenth of a PNG's size where it holds photos."""
+def rendered(figure: Figure, fine: bool = False) -> bytes:
+    """A figure as JPEG: small, for a notebook keeps it; or ``fine``, so that only the codec's own errors are to be seen."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="jpeg", dpi="figure", pil_kwargs={"quality": 88})
+    figure.savefig(buffer, format="jpeg", dpi="figure", pil_kwargs={"quality": 95, "subsampling": 0} if fine else {"quality": 75})
     return buffer.getvalue()
 
 
 class Explorer(ipywidgets.VBox):
     """The face of an explorer: controls above a picture and the words of its numbers; see `explore`."""
+
+    fine = False  #: see `rendered`
 
     def __init__(self, function: Callable[..., tuple[Figure, object]], controls: dict[str, ipywidgets.Widget]):
         self.function, self.controls, self.output = function, controls, ipywidgets.Output()
@@ -560,7 +562,7 @@ class Explorer(ipywidgets.VBox):
         try:
             figure, numbers = self.function(**{name: control.value for name, control in self.controls.items()})
             try:
-                picture = base64.b64encode(rendered(figure)).decode()
+                picture = base64.b64encode(rendered(figure, self.fine)).decode()
             finally:
                 plt.close(figure)
             # one message for all of it: the page neither flickers nor jumps

@@ -83,8 +83,9 @@ def test_the_stream_of_the_rounding_explorer_decodes_with_its_step(tiny, monkeyp
     streams, real = [], entropy.LatentCoder.encode
     monkeypatch.setattr(entropy.LatentCoder, "encode", lambda self, *a: streams.append((real(self, *a), a)) or streams[-1][0])
     numbers = at_rounding(CHELSEA, tiny, 4, 2)[1]
-    coded, (_, _, bias, inverse_gain) = streams[0]
-    y_hat = entropy.latent_coder(tiny).decode(coded.data, 4, 6, bias, inverse_gain)
+    _, inverse_gain, bias = tiny.gains(4)
+    coded, _ = streams[0]
+    y_hat = entropy.latent_coder(tiny).decode(coded.data, 4, 6, bias, 2 * inverse_gain)
     picture = Image.fromarray(codec._synthesise(y_hat, tiny, 64, 96))
     assert numbers.bytes == len(coded.data) and numbers.psnr == psnr(CHELSEA, picture)
 
@@ -242,7 +243,9 @@ def upload(page: app.Dashboard, name: str, content: bytes) -> None:
                           "last_modified": datetime.datetime(2026, 1, 1)},)
 
 
-def test_the_dashboard_draws_what_is_in_sight():
+def test_the_dashboard_draws_what_is_in_sight(monkeypatch):
+    draws, update = [], widgets.Explorer.update
+    monkeypatch.setattr(widgets.Explorer, "update", lambda self, change=None: draws.append(self) or update(self))
     page = app.Dashboard()
     assert [bool(explorer.output.outputs) for explorer in page.explorers] == [True] + [False] * (len(app.EXPLORERS) - 1)
     first = page.explorers[0].output.outputs
@@ -255,6 +258,9 @@ def test_the_dashboard_draws_what_is_in_sight():
     assert page.explorers[0].output.outputs == drawn  # out of sight: not yet
     page.tabs.selected_index = 0
     assert page.explorers[0].output.outputs != drawn
+    so_far = len(draws)
+    page.tabs.selected_index = 2
+    assert len(draws) == so_far  # nothing has changed since it was drawn
 
 
 def test_the_dashboard_takes_a_photo_and_refuses_others_in_words():

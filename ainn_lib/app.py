@@ -24,7 +24,7 @@ from .model import AINN
 from .weights import available, load_pretrained
 
 NOTEBOOK = Path(__file__).resolve().parent.parent / "notebooks" / "app.ipynb"
-LARGEST_MESSAGE = 2**28  #: bytes; a photo is uploaded as one message, and the server's own limit of 10 MiB is less than many have
+LARGEST_MESSAGE = 2**28  #: bytes; a photo is uploaded as one message, and many have more than the server's own 10 MiB
 OWN = "your own"
 CORNERS = {"astronaut": (150, 0), "chelsea": (96, 22), "coffee": (180, 100), "rocket": (20, 0)}  #: left, top of a crop
 LATENT = (16, 16)
@@ -39,8 +39,8 @@ STYLE = """<style>
 .ainn-page .jp-OutputArea-prompt { display: none; }
 .ainn-page .jp-RenderedHTMLCommon table { margin: 4px 0; }
 </style>"""
-HEAD = f"""{STYLE}<h1>A-INN Lab</h1><p>A neural network that compresses photos, and whose decoder undoes its encoder step by step.
-Move a slider, by mouse or with the arrow keys. Every size is that of real bytes.</p>"""
+HEAD = f"""{STYLE}<h1>A-INN Lab</h1><p>A neural network that compresses photos; its decoder is nearly the inverse of its
+encoder. Move a slider, by mouse or with the arrow keys. Every size is that of real bytes.</p>"""
 
 
 class Material:
@@ -94,27 +94,29 @@ def _chooser() -> dict[str, ipywidgets.Widget]:
 
 
 EXPLORERS = (
-    Entry("Quality", "One network, every rate: a better quality spends more bits, and spends them where the picture is busy.",
+    Entry("Quality", "One network, every rate: a better quality spends more bits, most of them where the picture is busy.",
           lambda m, quality: widgets.at_quality(m.photo, m.model, quality), lambda: {"quality": _quality()}),
     Entry("Wipe", "The original left of the line, the decoded file right of it. Zoom in and move about.", _wipe,
           lambda: {"quality": _quality(2), "position": _number(0.5, 0, 1, 0.02), "height": _number(0.5, 0, 1, 0.05),
                      "zoom": Dropdown(options=[1, 2, 4, 8], value=2)}),
-    Entry("Step", "Rounding is the only place where the encoder throws anything away. Here with another step than the trained one, "
-          "behind the network's back.", lambda m, quality, step: widgets.at_rounding(m.photo, m.model, quality, step),
+    Entry("Step", "The encoder loses something in two places: it averages channels, and it rounds. Here it rounds with another "
+          "step than the trained one, behind the network's back.",
+          lambda m, quality, step: widgets.at_rounding(m.photo, m.model, quality, step),
           lambda: {"quality": _quality(), "step": SelectionSlider(options=STEPS, value=1, continuous_update=False)}),
-    Entry("PDM", "The denoisers between the inverse levels. A strength scales what each of them adds: 0 is off, 1 is as trained.",
+    Entry("PDM", "The denoisers between the inverse levels. A strength scales what each of them adds: 0 is off, 1 as trained.",
           lambda m, quality, **levels: widgets.at_strength(m.model, m.coded(quality), **levels),
-          lambda: {"quality": _quality(), **{f"level{k}": _number(1, 0, 2, 0.1, description=f"level {k}") for k in inside.LEVELS}}),
-    Entry("FDSM mask", "The decoder joins a low and a high branch with a mask m for each pixel. Here one m for the whole picture.",
+          lambda: {"quality": _quality(),
+                   **{f"level{k}": _number(1, 0, 2, 0.1, description=f"level {k}") for k in inside.LEVELS}}),
+    Entry("FDSM mask", "The decoder joins a low and a high branch with a mask m for each pixel. Here one m serves them all.",
           lambda m, quality, mask: widgets.at_mask(m.maps(quality), mask),
           lambda: {"quality": _quality(), "mask": _number(0.5, 0, 1, 0.05)}),
-    Entry("Frequencies", "The picture parted at a spatial frequency, and the part of the decoder's error that lies above it.",
+    Entry("Frequencies", "The picture parted at a spatial frequency, and what of the decoder's error lies above it.",
           lambda m, quality, cut: widgets.at_cut(m.maps(quality), cut),
           lambda: {"quality": _quality(), "cut": _number(0.1, 0, 0.5, 0.02)}),
     Entry("Wavefront", "The order in which the latent of a 256 x 256 photo is coded: all positions of a step at once.",
           lambda m, step: widgets.at_step(*LATENT, step - 1),
           lambda: {"step": IntSlider(value=30, min=1, max=len(list(wavefront(*LATENT))), continuous_update=False)}),
-    Entry("Depth", "Coupling layers invert exactly on paper. In floating point the error grows with depth and with the clamp.",
+    Entry("Depth", "Coupling layers invert exactly on paper. In floating point the error grows with depth and clamp.",
           lambda m, clamp, depth: widgets.at_depth(clamp, depth),
           lambda: {"clamp": SelectionSlider(options=widgets.CLAMPS, value=2.0, continuous_update=False),
                      "depth": IntSlider(value=12, min=1, max=widgets.DEEPEST, continuous_update=False)}),
@@ -163,7 +165,8 @@ class Dashboard(ipywidgets.VBox):
             control.observe(self._begin, names="value")
         self.upload.observe(self._take, names="value")
         self.tabs.observe(self._show, names="selected_index")
-        super().__init__([ipywidgets.HTML(HEAD), ipywidgets.HBox([self.photo, self.weights, self.upload]), self.message, self.tabs])
+        choices = ipywidgets.HBox([self.photo, self.weights, self.upload])
+        super().__init__([ipywidgets.HTML(HEAD), choices, self.message, self.tabs])
         self.add_class("ainn-page")
         self.own: Image.Image | None = None
         self._begin()
@@ -214,7 +217,7 @@ def dashboard() -> Dashboard:
 
 
 def main(arguments: list[str]) -> None:
-    """Serve the dashboard to this machine's browser until it is stopped; arguments are Voila's, for instance --no-browser."""
+    """Serve the dashboard to this machine's browser until it is stopped; arguments are Voila's, such as --no-browser."""
     from voila.app import Voila
 
     Voila.launch_instance([str(NOTEBOOK), *arguments], auto_token=True,

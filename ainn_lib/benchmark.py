@@ -87,7 +87,8 @@ def latency_table(path: Path = ROOT / "figures" / "data" / "benchmark.json") -> 
     """How fast each explorer answers (seconds), from a file of `benchmark`; the column's name says the machine."""
     measured = json.loads(path.read_text())
     machine = f"{measured['hardware']['processor']}, {measured['hardware']['cores']} cores"
-    rows = {r["explorer"]: {"median (s)": f"{r['median']:.2f}", "95 of 100 (s)": f"{r['p95']:.2f}"} for r in measured["explorers"]}
+    rows = {r["explorer"]: {"median (s)": f"{r['median']:.2f}", "95 of 100 (s)": f"{r['p95']:.2f}"}
+            for r in measured["explorers"]}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis(machine)
 
 

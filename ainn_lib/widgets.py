@@ -124,7 +124,8 @@ def bit_map(image: Image.Image, model: AINN, quality: float | None = None) -> np
     return entropy.encode_latent(model, latent(image, model), quality).y_bits.sum(0).numpy()
 
 
-def _panels(pictures: dict[str, object], width: float = 8, vmax: float | None = None, size: tuple[int, int] | None = None) -> Figure:
+def _panels(pictures: dict[str, object], width: float = 8, vmax: float | None = None,
+            size: tuple[int, int] | None = None) -> Figure:
     """Pictures of one size side by side under their titles; maps (two dimensions) share the colour bar of the last of them.
 
     Args:
@@ -159,7 +160,8 @@ def at_quality(image: Image.Image, model: AINN, quality: float) -> tuple[Figure,
     quality, prepared = codec._quality(model, quality), codec.prepare(image)
     coded = entropy.encode_latent(model, latent(image, model), quality)
     size = len(codec._container(prepared, model, quality, coded.data))
-    decoded = codec._finish(codec._synthesise(coded.y_hat, model, image.height, image.width), prepared.grey, prepared.alpha, b"")
+    rgb = codec._synthesise(coded.y_hat, model, image.height, image.width)
+    decoded = codec._finish(rgb, prepared.grey, prepared.alpha, b"")
     numbers = QualityNumbers(quality, size, 8 * size / (image.width * image.height), psnr(image, decoded))
     return _panels({f"{numbers.bpp:.3f} bpp, {numbers.psnr:.2f} dB": decoded.convert("RGB"),
                     "bits for each 16x16 block": coded.y_bits.sum(0).numpy()}, size=image.size), numbers
@@ -486,7 +488,8 @@ def at_wipe(before: Image.Image, after: Image.Image, size: int, position: float,
         middle: of that part, from 0 (top) to 1 of the height.
     """
     if not (0 <= position <= 1 and 0 <= middle <= 1) or zoom not in (1, 2, 4, 8):
-        raise AINNError(f"position and middle must lie from 0 to 1 and zoom be 1, 2, 4 or 8, got {position}, {middle} and {zoom}")
+        raise AINNError("position and middle must lie from 0 to 1 and zoom be 1, 2, 4 or 8, "
+                        f"got {position}, {middle} and {zoom}")
     line = round(position * before.width)
     joined = after.convert("RGB")
     joined.paste(before.convert("RGB").crop((0, 0, line, before.height)), (0, 0))
@@ -513,8 +516,8 @@ def own_photo(data: bytes, side: int = 256) -> tuple[Image.Image, str]:
         image = Image.open(io.BytesIO(data))
         prepared = codec.prepare(image)
     except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        large = isinstance(error, Image.DecompressionBombError)
-        raise AINNError("this image has far too many pixels" if large else "this file is no image that can be read") from None
+        bomb = isinstance(error, Image.DecompressionBombError)
+        raise AINNError("this image has far too many pixels" if bomb else "this file is no image that can be read") from None
     notes, picture = list(prepared.notes), Image.fromarray(prepared.rgb)
     if prepared.alpha is not None:
         notes.append("what is transparent is laid on white")
@@ -525,7 +528,8 @@ def own_photo(data: bytes, side: int = 256) -> tuple[Image.Image, str]:
     done = f"{width}x{height} pixels"
     if min(width, height) > side:
         scale = side / min(width, height)
-        picture = picture.resize((max(side, round(scale * width)), max(side, round(scale * height))), Image.Resampling.LANCZOS)
+        smaller = (max(side, round(scale * length)) for length in picture.size)
+        picture = picture.resize(tuple(smaller), Image.Resampling.LANCZOS)
         done += ", shrunk"
     size = tuple(min(side, length) // 16 * 16 for length in picture.size)
     if size != picture.size:
@@ -538,7 +542,8 @@ def own_photo(data: bytes, side: int = 256) -> tuple[Image.Image, str]:
 def rendered(figure: Figure, fine: bool = False) -> bytes:
     """A figure as JPEG: small, for a notebook keeps it; or ``fine``, so that only the codec's own errors are to be seen."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="jpeg", dpi="figure", pil_kwargs={"quality": 95, "subsampling": 0} if fine else {"quality": 75})
+    settings = {"quality": 95, "subsampling": 0} if fine else {"quality": 75}
+    figure.savefig(buffer, format="jpeg", dpi="figure", pil_kwargs=settings)
     return buffer.getvalue()
 
 
@@ -567,7 +572,8 @@ class Explorer(ipywidgets.VBox):
                 plt.close(figure)
             # one message for all of it: the page neither flickers nor jumps
             self.output.outputs = tuple({"output_type": "display_data", "data": data, "metadata": {}} for data in (
-                {"image/jpeg": picture, "text/plain": str(figure)}, {"text/markdown": str(numbers), "text/plain": str(numbers)}))
+                {"image/jpeg": picture, "text/plain": str(figure)},
+                {"text/markdown": str(numbers), "text/plain": str(numbers)}))
         except Exception as error:
             if not isinstance(error, AINNError):
                 logging.getLogger(__name__).exception("an explorer failed")  # the traceback is for the log

@@ -28,7 +28,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(
-    CHROMIUM is None, reason=f"needs a browser on the PATH, one of {', '.join(BROWSERS)} (Debian: apt-get install chromium)")]
+    CHROMIUM is None, reason=f"needs a browser on the PATH: {' or '.join(BROWSERS)} (Debian: apt-get install chromium)")]
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]
 SCREENSHOTS = ROOT / "build" / "screenshots"
@@ -40,7 +40,8 @@ READ = """e => [[...e.querySelectorAll('img')].map(i => i.src).join(), [...e.que
 
 BEYOND = """() => {  // what is in sight and sticks out of the page
     const page = document.querySelector('.ainn-page'), edge = page.getBoundingClientRect().right + 1
-    return [...page.querySelectorAll('*')].filter(e => e.offsetParent && e.getBoundingClientRect().right > edge).map(e => e.className)
+    return [...page.querySelectorAll('*')].filter(e => e.offsetParent && e.getBoundingClientRect().right > edge)
+        .map(e => e.className)
 }"""
 
 
@@ -53,8 +54,8 @@ def served(folder: Path, *command: str) -> Iterator[str]:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     places = {name: str(folder / name.lower()) for name in (
-        "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR",
-        "IPYTHONDIR")}
+        "JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR", "JUPYTERLAB_SETTINGS_DIR",
+        "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR")}
     log = folder / "server.log"
     with log.open("w") as output:
         server = psutil.Popen([sys.executable, "-m", *(word.format(port=port) for word in command)], cwd=folder, stdout=output,
@@ -156,7 +157,8 @@ def move_everything(page, explorer) -> int:
     for handle in handles.all():
         name = handle.locator("xpath=ancestor::div[contains(@class, 'widget-inline-hbox')]").locator("label").inner_text()
         assert name, "a slider without a name"
-        step = "ArrowLeft" if handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax") else "ArrowRight"
+        at_the_end = handle.get_attribute("aria-valuenow") == handle.get_attribute("aria-valuemax")
+        step = "ArrowLeft" if at_the_end else "ArrowRight"
         changes(explorer, lambda h=handle, key=step: h.press(key))
         changes(explorer, lambda h=handle: drag(page, h))
     for choice in explorer.locator("select:not([multiple])").all():
@@ -180,7 +182,8 @@ def lab(tmp_path_factory):
         file.write_text(json.dumps(values))
     with served(folder, "jupyterlab", "--no-browser", "--allow-root", "--ServerApp.port={port}", "--ServerApp.port_retries=0",
                 f"--IdentityProvider.token={TOKEN}", f"--ServerApp.root_dir={folder}", "--LabApp.news_url=",
-                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate", "--LabApp.extension_manager=readonly") as address:
+                "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate",
+                "--LabApp.extension_manager=readonly") as address:
         yield folder, address
 
 
@@ -200,7 +203,8 @@ def test_a_notebook_in_jupyterlab(lab, page, name):
     page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
     prompts = page.locator(".jp-Notebook .jp-CodeCell .jp-InputPrompt")
     count = sum(cell.cell_type == "code" for cell in notebook.cells)
-    wait(lambda: errors_in(page) or [text.strip() for text in prompts.all_inner_texts()] == [f"[{n + 1}]:" for n in range(count)])
+    done = [f"[{number + 1}]:" for number in range(count)]
+    wait(lambda: errors_in(page) or [text.strip() for text in prompts.all_inner_texts()] == done, "cells still run")
     assert not errors_in(page)
     explorers = page.locator(".ainn-explorer")
     assert explorers.count() == sum("explore(" in cell.source for cell in notebook.cells if cell.cell_type == "code")

@@ -13,7 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
-from ainn_lib import AINNError, app, codec, data, entropy, theory, widgets
+from ainn_lib import AINNError, app, codec, data, entropy, widgets
 from ainn_lib.benchmark import explorer_latency, latency_table
 from ainn_lib.metrics import psnr
 from ainn_lib.widgets import CLAMPS, DEEPEST, at_delta, at_depth, at_quality, at_rounding, at_step, bit_map, explore, own_photo

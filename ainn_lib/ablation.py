@@ -47,7 +47,7 @@ PRESET, SEEDS, PLAIN = "student", (0, 1), {"fdsm": False, "cfrm": False, "pdm": 
 DEVICES = Devices("cpu", precision="bf16-mixed")
 POINTS = (1.0, 2.75, 4.5, 6.25, 8.0)  #: qualities that are measured
 VARIANTS: dict[str, tuple[str, dict]] = {  #: name -> what it is, changes to the preset
-    "plain": ("plain INN", PLAIN),
+    "plain": ("the plain INN", PLAIN),
     "cfrm": ("plain + CFRM", {**PLAIN, "cfrm": True}),
     "pdm-residual": ("plain + PDM (residual)", {**PLAIN, "pdm": "residual"}),
     "pdm-dense": ("plain + PDM (dense)", {**PLAIN, "pdm": "dense"}),
@@ -55,8 +55,8 @@ VARIANTS: dict[str, tuple[str, dict]] = {  #: name -> what it is, changes to the
     "fdsm": ("plain + FDSM", {**PLAIN, "fdsm": True}),
     "all": ("all modules", {}),
     "all-ms-cfrm": ("all modules + MS-CFRM", {"ms_cfrm": True}),
-    "peer-macs": ("non-invertible peer of all, equal MACs", {"tied": False}),
-    "peer-parameters": ("non-invertible peer of all, equal trained parameters", {"tied": False, "hidden": (12, 12, 16, 20)}),
+    "peer-macs": ("non-invertible peer, equal MACs", {"tied": False}),
+    "peer-parameters": ("non-invertible peer, equal parameters", {"tied": False, "hidden": (12, 12, 16, 20)}),
 }
 HYPERPRIOR = "mbt2018-mean"
 DEAD_LEAVES, FIXED = "dead-leaves", "fixed-rate"  # beside the ablation: other data; one network for each rate
@@ -315,15 +315,18 @@ def prices(rows: list[Row] | None = None) -> list[Price]:
 
 
 def ablation_figure(rows: list[Row], anchor: str = "plain") -> Figure:
-    """BD-rate of every run against the anchor: one dot a seed, the anchor's own range as a grey band."""
-    rates = against(rows, anchor)
+    """BD-rate of every run against the anchor: one dot a seed, the anchor's own range as a grey band.
+
+    Networks that have no PSNR in common with the anchor are left out.
+    """
+    rates = {name: runs for name, runs in against(rows, anchor).items() if not any(map(math.isnan, runs))}
     with plt.style.context(STYLE):
         figure, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
         ax.axvspan(min(rates[anchor]), max(rates[anchor]), color="0.85", linewidth=0)
         for place, runs in enumerate(rates.values()):
             ax.plot(runs, [place] * len(runs), "o-", color=LOOK[PRESET][1], markersize=4, linewidth=1)
         ax.set(yticks=range(len(rates)), yticklabels=[TITLES[name] for name in rates],
-               xlabel=f"BD-rate against {TITLES[anchor]} (percent; left is better; one dot a seed)")
+               xlabel=f"BD-rate against {TITLES[anchor]} (%)\nleft is better; one dot a seed")
         ax.invert_yaxis()
     return figure
 

@@ -223,8 +223,9 @@ def collect(out: Path, source: str, path: Path = RESULTS) -> Path:
     rows = [json.loads(file.read_text()) for file in sorted(out.glob("*/row.json"))]
     order = list(TITLES)
     rows.sort(key=lambda row: (order.index(row["variant"]), row["seed"]))
-    facts = {"source": "measured here", "training photos": source, "start": "the same linear codec", "points": POINTS,
-             "precision": DEVICES.precision, "recipe": asdict(Recipe(steps=rows[0]["steps"])), **provenance(), "rows": rows}
+    run = json.loads((out / f"{rows[0]['variant']}-{rows[0]['seed']}" / "run.json").read_text())
+    facts = {"source": "measured here", "training photos": source, "lambdas": run["config"]["lambdas"],
+             "start": "the same linear codec", "points": POINTS, "precision": run["precision"], "recipe": run["recipe"], **provenance(), "rows": rows}
     path.write_text(compact_json(facts))
     return path
 

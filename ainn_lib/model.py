@@ -120,7 +120,7 @@ _SMALL = dict(
 PRESETS: dict[str, dict] = {
     "paper": {},
     # goes on where tiny stops: its rotations no longer move, and its best quality is better
-    "student": dict(_SMALL, trainable_1x1=(False, False, False, False), lambdas=(0.0018, 0.07)),
+    "student": dict(_SMALL, trainable_1x1=(False, False, False, False), lambdas=(0.0018, 0.1)),
     "tiny": dict(_SMALL, trainable_1x1=(True, True, True, False), lambdas=(0.0018, 0.0483)),
 }
 

@@ -275,7 +275,7 @@ def ablation_table(rows: list[Row], anchor: str = "plain") -> pd.DataFrame:
         own = [row for row in rows if row.variant == name]
         lines[TITLES[name]] = {
             "parameters (M)": f"{own[0].parameters / 1e6:.2f}", "trained (M)": f"{own[0].trained / 1e6:.2f}",
-            "kMAC/px": f"{own[0].kmac:.1f}", "minutes": f"{statistics.fmean(row.minutes for row in own):.0f}",
+            "kMAC/px": f"{own[0].kmac:.1f}",
             "BD-rate": "-" if any(map(math.isnan, runs)) else
             f"{statistics.fmean(runs):+.1f} % ({min(runs):+.1f} to {max(runs):+.1f})",
             f"against {TITLES[anchor]}": "anchor" if name == anchor else

@@ -23,10 +23,14 @@ def main(arguments: list[str] | None = None) -> int:
             warnings.showwarning = lambda message, *rest: print(f"ainn: note: {message}", file=sys.stderr)
             warnings.simplefilter("always", UserWarning)
             options.run(options)
+            sys.stdout.flush()
         return 0
     except AINNError as error:
         print(f"ainn: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # the reader, `head` for instance, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
         print("ainn: stopped", file=sys.stderr)
         return 130

@@ -85,3 +85,11 @@ def test_losses_are_told(folder, capsys):
 def test_the_installed_command_runs():
     done = subprocess.run([sys.executable, "-m", "ainn_lib.cli", "--help"], capture_output=True, text=True)
     assert done.returncode == 0 and "encode" in done.stdout
+
+
+def test_a_reader_that_stops_early_is_no_error(tmp_path):
+    program = "import sys; from ainn_lib.cli import main; sys.exit(main(['data', 'list']))"
+    run = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    run.stdout.close()
+    errors = run.stderr.read()
+    assert run.wait() == 141 and errors == ""

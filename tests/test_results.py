@@ -58,9 +58,12 @@ def test_the_tiny_weights_on_kodak():
     assert max(quality for rate, quality in points if rate <= 0.75) >= 31.5
 
 
-def test_the_committed_benchmark_holds_what_is_claimed():
-    for result in measured("benchmark")["results"]:
-        assert result["ratios"]["entropy_decode"] >= 15 and result["ratios"]["entropy_encode"] >= 8
+@pytest.mark.parametrize("name", ["benchmark", "benchmark_avx2"])
+def test_the_committed_benchmarks_hold_what_is_claimed(name):
+    for result in measured(name)["results"]:
+        # 8 times was reached with AVX2. With AVX-512 our `paper` encoder is 3.5 times faster than there and CompressAI's 5 times
+        encode = 6 if (name, result["preset"]) == ("benchmark", "paper") else 8
+        assert result["ratios"]["entropy_decode"] >= 15 and result["ratios"]["entropy_encode"] >= encode
         if result["preset"] == "paper":
             assert result["ratios"]["decode"] >= 1.6
 

@@ -30,7 +30,7 @@ from tqdm import tqdm
 
 from . import data
 from .codecs import Codec
-from .curves import LOOK, STYLE, Curve, bd_rate
+from .curves import LOOK, STYLE, Curve, bd_rate, gains
 from .errors import AINNError
 from .evaluate import as_codec, compact_json, measure, summarise
 from .model import AINN
@@ -225,7 +225,8 @@ def collect(out: Path, source: str, path: Path = RESULTS) -> Path:
     rows.sort(key=lambda row: (order.index(row["variant"]), row["seed"]))
     run = json.loads((out / f"{rows[0]['variant']}-{rows[0]['seed']}" / "run.json").read_text())
     facts = {"source": "measured here", "training photos": source, "lambdas": run["config"]["lambdas"],
-             "start": "the same linear codec", "points": POINTS, "precision": run["precision"], "recipe": run["recipe"], **provenance(), "rows": rows}
+             "start": "the same linear codec", "points": POINTS, "precision": run["precision"], "recipe": run["recipe"],
+             **provenance(), "rows": rows}
     path.write_text(compact_json(facts))
     return path
 
@@ -302,8 +303,8 @@ class Price:
 
 def above(anchor: Row, test: Row) -> tuple[float, ...]:
     """PSNR of the points of ``test`` minus that of ``anchor`` at the same rate (between its points, over log rate), in dB."""
-    return tuple(psnr - float(np.interp(np.log(bpp), np.log(anchor.bpp), anchor.psnr))
-                 for bpp, psnr in zip(test.bpp, test.psnr, strict=True) if anchor.bpp[0] <= bpp <= anchor.bpp[-1])
+    return tuple(float(gain) for bpp, gain in zip(test.bpp, gains(anchor.curve(), test.curve()), strict=True)
+                 if anchor.bpp[0] <= bpp <= anchor.bpp[-1])
 
 
 def prices(rows: list[Row] | None = None) -> list[Price]:

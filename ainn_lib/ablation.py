@@ -25,11 +25,11 @@ from compressai.models import MeanScaleHyperprior
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
 from . import data
 from .codecs import Codec
+from .complexity import kmac
 from .curves import LOOK, STYLE, Curve, bd_rate, gains
 from .errors import AINNError
 from .evaluate import as_codec, compact_json, measure, summarise
@@ -43,6 +43,7 @@ from .weights import load_pretrained
 
 ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "figures" / "data" / "ablation.json"
+SHORT = RESULTS.with_name("ablation_short.json")  #: the same after a tenth of the steps
 PRESET, SEEDS, PLAIN = "student", (0, 1), {"fdsm": False, "cfrm": False, "pdm": "none"}
 DEVICES = Devices("cpu", precision="bf16-mixed")
 POINTS = (1.0, 2.75, 4.5, 6.25, 8.0)  #: qualities that are measured
@@ -119,7 +120,7 @@ def run(variant: str, seed: int, source: str | Path, images: dict[str, Path], da
             subjects = {p: (codec, 0.0) for p, codec in zip(points, codecs, strict=True)}
         facts = {"parameters": sum(p.numel() for p in models[0].parameters()), "trained": trained_parameters(models[0]),
                  "steps": steps, "minutes": sum(float(log["minutes"]) for log in logs),
-                 "kmac": kmac(lambda x: models[0].g_s(models[0].g_a(x)))}
+                 "kmac": transforms_kmac(models[0])}
     rows = [{"setting": point, **_measured(*subjects[point], path)}
             for path, point in tqdm(list(itertools.product(images.values(), points)), desc=f"{variant}-{seed}")]
     means = summarise(rows, points)
@@ -144,12 +145,9 @@ def trained_parameters(model: AINN) -> int:
     return sum(p.numel() for p in model.parameters()) - fixed
 
 
-@torch.no_grad()
-def kmac(transform, side: int = 256) -> float:
-    """Thousands of multiply-accumulates a pixel of a transform of images (1, 3, side, side)."""
-    with FlopCounterMode(display=False) as counter:
-        transform(torch.rand(1, 3, side, side))
-    return counter.get_total_flops() / 2 / side**2 / 1000
+def transforms_kmac(network: AINN | MeanScaleHyperprior, side: int = 256) -> float:
+    """kMAC a pixel of analysis and synthesis."""
+    return kmac(lambda x: network.g_s(network.g_a(x)), torch.rand(1, 3, side, side), side**2)
 
 
 def _hyperpriors(recipe: Recipe, source: str | Path, folder: Path, peer: Path) -> tuple[Codec, dict]:
@@ -170,7 +168,7 @@ def _hyperpriors(recipe: Recipe, source: str | Path, folder: Path, peer: Path) -
         network.update(force=True)
         networks[point] = network.eval()
     count = sum(p.numel() for p in network.parameters())
-    facts = {"parameters": count, "trained": count, "kmac": kmac(lambda x: network.g_s(network.g_a(x))), "steps": steps,
+    facts = {"parameters": count, "trained": count, "kmac": transforms_kmac(network), "steps": steps,
              "minutes": round(spent / 60, 2)}
     folder.mkdir(parents=True, exist_ok=True)
     return Codec(HYPERPRIOR, HYPERPRIOR, "five networks of one rate", POINTS, lambda image, q: _write(networks[q], image, q),
@@ -268,6 +266,11 @@ def verdict(runs: list[float], reference: list[float]) -> str:
     return "worse" if min(runs) > max(reference) else "no difference measured"
 
 
+def _spread(runs: list[float]) -> str:
+    """Mean and range over the seeds."""
+    return "-" if any(map(math.isnan, runs)) else f"{statistics.fmean(runs):+.1f} % ({min(runs):+.1f} to {max(runs):+.1f})"
+
+
 def ablation_table(rows: list[Row], anchor: str = "plain") -> pd.DataFrame:
     """One line a variant: size, cost, BD-rate against ``anchor`` (mean and range over the seeds) and the verdict."""
     rates = against(rows, anchor)
@@ -276,12 +279,18 @@ def ablation_table(rows: list[Row], anchor: str = "plain") -> pd.DataFrame:
         own = [row for row in rows if row.variant == name]
         lines[TITLES[name]] = {
             "parameters (M)": f"{own[0].parameters / 1e6:.2f}", "trained (M)": f"{own[0].trained / 1e6:.2f}",
-            "kMAC/px": f"{own[0].kmac:.1f}",
-            "BD-rate": "-" if any(map(math.isnan, runs)) else
-            f"{statistics.fmean(runs):+.1f} % ({min(runs):+.1f} to {max(runs):+.1f})",
+            "kMAC/px": f"{own[0].kmac:.1f}", "BD-rate": _spread(runs),
             f"against {TITLES[anchor]}": "anchor" if name == anchor else
             verdict(runs, rates[anchor]) if len(runs) > 1 else "one seed only"}
     return pd.DataFrame.from_dict(lines, orient="index").rename_axis("network")
+
+
+def lengths_table(*trainings: list[Row], anchor: str = "plain") -> pd.DataFrame:
+    """BD-rate against ``anchor`` after trainings of different length: one column each, a dash where a variant has no run."""
+    columns = {f"{rows[0].steps:,} steps": {TITLES[name]: _spread(runs) for name, runs in against(rows, anchor).items()}
+               for rows in trainings}
+    names = [title for title in TITLES.values() if any(title in column for column in columns.values())]
+    return pd.DataFrame(columns).reindex(names).fillna("-").rename_axis("network")
 
 
 @dataclass(frozen=True)
@@ -309,26 +318,31 @@ def above(anchor: Row, test: Row) -> tuple[float, ...]:
 
 def prices(rows: list[Row] | None = None) -> list[Price]:
     """What is lost with dead leaves in place of photos, and won with one network for each rate in place of one for all."""
-    rows = read_rows() if rows is None else rows
+    rows = read_rows(SHORT) if rows is None else rows
     chosen = {row.variant: row for row in rows if row.seed == SEEDS[0]}
     questions = {DEAD_LEAVES: "Dead leaves in place of photos:", FIXED: "One network for one rate, in place of one for all:"}
     return [Price(question, above(chosen["all"], row), row.steps, row.minutes / (len(row.bpp) if name == FIXED else 1))
             for name, question in questions.items() if (row := chosen.get(name))]
 
 
-def ablation_figure(rows: list[Row], anchor: str = "plain") -> Figure:
+def ablation_figure(rows: list[Row], short: list[Row] | None = None, anchor: str = "plain") -> Figure:
     """BD-rate of every run against the anchor: one dot a seed, the anchor's own range as a grey band.
 
-    Networks that have no PSNR in common with the anchor are left out.
+    Networks that have no PSNR in common with the anchor are left out. ``short``: runs of fewer steps, drawn as open dots
+    beside the others, each against the anchor of its own length.
     """
     rates = {name: runs for name, runs in against(rows, anchor).items() if not any(map(math.isnan, runs))}
+    before = against(short, anchor) if short else {}
     with plt.style.context(STYLE):
         figure, ax = plt.subplots(figsize=(5.2, 3.4), layout="constrained")
         ax.axvspan(min(rates[anchor]), max(rates[anchor]), color="0.85", linewidth=0)
-        for place, runs in enumerate(rates.values()):
+        for place, (name, runs) in enumerate(rates.items()):
             ax.plot(runs, [place] * len(runs), "o-", color=LOOK[PRESET][1], markersize=4, linewidth=1)
+            ax.plot(before.get(name, []), [place + 0.25] * len(before.get(name, [])), "o-", color="0.5", markersize=3,
+                    markerfacecolor="white", linewidth=0.7)
+        lengths = f"; open: after {short[0].steps:,} steps, filled: after {rows[0].steps:,}" if short else ""
         ax.set(yticks=range(len(rates)), yticklabels=[TITLES[name] for name in rates],
-               xlabel=f"BD-rate against {TITLES[anchor]} (%)\nleft is better; one dot a seed")
+               xlabel=f"BD-rate against {TITLES[anchor]} (%)\nleft is better; one dot a seed{lengths}")
         ax.invert_yaxis()
     return figure
 
@@ -339,10 +353,11 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("action", choices=["run", "collect"])
     parser.add_argument("--data", default="train", metavar="NAME|DIR", help="what to train on (default: %(default)s)")
     parser.add_argument("--images", default="kodak", metavar="NAME|DIR", help="what to measure on (default: %(default)s)")
-    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--steps", type=int, default=8000)
     parser.add_argument("--variants", nargs="+", default=[*VARIANTS, HYPERPRIOR], metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "ablation", metavar="DIR")
+    parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE", help="what `collect` writes (default: the committed one)")
     options = parser.parse_args(arguments)
     try:
         if options.action == "run":
@@ -350,7 +365,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(run(variant, seed, options.data, data.images(options.images), Path(options.images).name, options.steps,
                           options.out))
         else:
-            print(collect(options.out, Path(options.data).name))
+            print(collect(options.out, Path(options.data).name, options.json))
     except AINNError as error:
         print(f"ablation: {error}", file=sys.stderr)
         return 2

@@ -33,6 +33,16 @@ def test_bd_rate_verdicts_and_table():
         ablation.mean_curve(rows, "fdsm")
 
 
+def test_two_lengths_side_by_side():
+    short, long = ([replace(row(name, seed, factor), steps=steps) for name, factor in pairs for seed in (0, 1)]
+                   for steps, pairs in ((800, (("plain", 1), ("fdsm", 0.95), ("all", 0.9))), (8000, (("plain", 1), ("all", 0.8)))))
+    table = ablation.lengths_table(short, long)
+    assert list(table.columns) == ["800 steps", "8,000 steps"] and list(table.index) == [TITLES[n] for n in ("plain", "fdsm", "all")]
+    assert table.loc[TITLES["fdsm"]].tolist() == ["-5.0 % (-5.0 to -5.0)", "-"] and table.iloc[2, 1].startswith("-20.0 %")
+    (ax,) = ablation.ablation_figure(long, short).axes
+    assert [np.mean(line.get_xdata()) for line in ax.lines] == pytest.approx([0, 0, -20, -10], abs=0.1)
+
+
 def test_decibels_at_equal_rate():
     anchor = row("all", 0)
     test = replace(anchor, bpp=(0.1, 0.4, 0.9), psnr=(20.0, anchor.psnr[1] + 0.5, anchor.psnr[3] - 0.25))
@@ -54,7 +64,7 @@ def test_all_variants_start_as_one_codec():
 def test_the_peers_are_equal_in_what_their_names_say():
     def cost(name):
         model = AINN.from_preset(PRESET, **VARIANTS[name][1])
-        return ablation.trained_parameters(model), ablation.kmac(lambda x: model.g_s(model.g_a(x)))
+        return ablation.trained_parameters(model), ablation.transforms_kmac(model)
 
     whole = cost("all")
     assert cost("peer-macs")[1] == pytest.approx(whole[1]) and cost("peer-macs")[0] > 1.1 * whole[0]

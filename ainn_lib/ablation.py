@@ -245,9 +245,9 @@ def mean_curve(rows: Iterable[Row], variant: str) -> Curve:
 
 
 def against(rows: list[Row], anchor: str) -> dict[str, list[float]]:
-    """BD-rates (percent; NaN without a common range) of every variant's runs against the mean curve of ``anchor``, one a seed."""
+    """BD-rates (percent; NaN without a common range) of the ablation's runs against the mean curve of ``anchor``, one a seed."""
     reference, result = mean_curve(rows, anchor), {}
-    for row in (row for row in rows if row.variant != FIXED):
+    for row in (row for row in rows if row.variant in {*VARIANTS, HYPERPRIOR}):
         percent = bd_rate(reference, row.curve()).percent
         result.setdefault(row.variant, []).append(math.nan if percent is None else percent)
     return result
@@ -268,29 +268,30 @@ def verdict(runs: list[float], reference: list[float]) -> str:
 
 def _spread(runs: list[float]) -> str:
     """Mean and range over the seeds."""
-    return "-" if any(map(math.isnan, runs)) else f"{statistics.fmean(runs):+.1f} % ({min(runs):+.1f} to {max(runs):+.1f})"
+    if not runs or any(map(math.isnan, runs)):
+        return "-"
+    return f"{statistics.fmean(runs):+.1f} % ({min(runs):+.1f} to {max(runs):+.1f})"
 
 
-def ablation_table(rows: list[Row], anchor: str = "plain") -> pd.DataFrame:
-    """One line a variant: size, cost, BD-rate against ``anchor`` (mean and range over the seeds) and the verdict."""
-    rates = against(rows, anchor)
-    lines = {}
-    for name, runs in rates.items():
-        own = [row for row in rows if row.variant == name]
+def ablation_table(rows: list[Row], short: list[Row] | None = None, anchor: str = "plain") -> pd.DataFrame:
+    """One line a variant: size, cost, BD-rate against ``anchor`` (mean and range over the seeds) and the verdict.
+
+    ``short``: runs of fewer steps, in one more column, each against the anchor of its own length. A dash: no such run, or no
+    common range of PSNR.
+    """
+    trainings = [training for training in (short, rows) if training]
+    rates, lines = [against(training, anchor) for training in trainings], {}
+    for name in (name for name in TITLES if any(name in runs for runs in rates)):
+        own = next(row for row in (*rows, *(short or [])) if row.variant == name)
+        runs = rates[-1].get(name, [])
         lines[TITLES[name]] = {
-            "parameters (M)": f"{own[0].parameters / 1e6:.2f}", "trained (M)": f"{own[0].trained / 1e6:.2f}",
-            "kMAC/px": f"{own[0].kmac:.1f}", "BD-rate": _spread(runs),
-            f"against {TITLES[anchor]}": "anchor" if name == anchor else
-            verdict(runs, rates[anchor]) if len(runs) > 1 else "one seed only"}
+            "parameters (M)": f"{own.parameters / 1e6:.2f}", "trained (M)": f"{own.trained / 1e6:.2f}",
+            "kMAC/px": f"{own.kmac:.1f}",
+            **{f"BD-rate, {training[0].steps:,} steps": _spread(of.get(name, [])) for training, of in
+               zip(trainings, rates, strict=True)},
+            f"against {TITLES[anchor]}": "anchor" if name == anchor else "-" if not runs else
+            verdict(runs, rates[-1][anchor]) if len(runs) > 1 else "one seed only"}
     return pd.DataFrame.from_dict(lines, orient="index").rename_axis("network")
-
-
-def lengths_table(*trainings: list[Row], anchor: str = "plain") -> pd.DataFrame:
-    """BD-rate against ``anchor`` after trainings of different length: one column each, a dash where a variant has no run."""
-    columns = {f"{rows[0].steps:,} steps": {TITLES[name]: _spread(runs) for name, runs in against(rows, anchor).items()}
-               for rows in trainings}
-    names = [title for title in TITLES.values() if any(title in column for column in columns.values())]
-    return pd.DataFrame(columns).reindex(names).fillna("-").rename_axis("network")
 
 
 @dataclass(frozen=True)

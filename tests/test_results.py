@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from ainn_lib import AINNError, curves, data, load_pretrained
+from ainn_lib import AINNError, ablation, curves, data, load_pretrained
 from ainn_lib.evaluate import METRICS, MODULES, knockouts, summarise, without
 from ainn_lib.reproduce import ROOT
 from ainn_lib.weights import identity
@@ -121,6 +121,12 @@ def test_ours_are_above_the_better_jpeg_at_every_rate(metric):
     for curve in ours:
         above = curves.gains(better[curve.dataset], curve, metric)
         assert (above > 0).all(), (curve.codec, curve.dataset, above)  # NaN fails as well
+
+
+def test_the_readmes_ablation_is_the_measured_one():
+    table = ablation.ablation_table(ablation.read_rows(), ablation.read_rows(ablation.SHORT))
+    assert list(rows_below("| network | trained (M) |")) == [[name, *line[1:]] for name, line in
+                                                             zip(table.index, table.to_numpy().tolist(), strict=True)]
 
 
 def test_the_readmes_speeds_are_the_measured_ones():

@@ -103,7 +103,7 @@ def test_the_readmes_curves_are_the_measured_ones(name):
 
 def test_the_readmes_bd_rates_are_the_measured_ones():
     anchors = {title: curve for title, curve in
-               (("JPEG (the better", curves.better_jpeg(CURVES)["kodak"]),
+               (("JPEG (the better", curves.better_jpeg(CURVES)["kodak"]), ("the same JPEG 2000", KODAK["jpeg2000rate"]),
                 *((curves.LOOK[n][0], KODAK[n]) for n in ("jpeg2000", "webp", "jpegxl", "avif", "hevc", "vvc")))}
     rows = list(rows_below("| against | `student` | `tiny` |"))
     assert len(rows) >= 6

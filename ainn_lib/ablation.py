@@ -55,6 +55,7 @@ VARIANTS: dict[str, tuple[str, dict]] = {  #: name -> what it is, changes to the
     "pdm-unet": ("plain + PDM (U-Net)", {**PLAIN, "pdm": "unet"}),
     "fdsm": ("plain + FDSM", {**PLAIN, "fdsm": True}),
     "all": ("all modules", {}),
+    "all-residual": ("all modules, PDM (residual)", {"pdm": "residual"}),
     "all-ms-cfrm": ("all modules + MS-CFRM", {"ms_cfrm": True}),
     "peer-macs": ("non-invertible peer, equal MACs", {"tied": False}),
     "peer-parameters": ("non-invertible peer, equal parameters", {"tied": False, "hidden": (12, 12, 16, 20)}),

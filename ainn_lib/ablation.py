@@ -101,7 +101,10 @@ def run(variant: str, seed: int, source: str | Path, images: dict[str, Path], da
     folder = out / f"{variant}-{seed}"
     kept = folder / "row.json"
     if kept.exists():
-        return _row(json.loads(kept.read_text()))
+        row = _row(json.loads(kept.read_text()))
+        if row.dataset != dataset or variant != HYPERPRIOR and row.steps != steps:
+            raise AINNError(f"{folder} holds a run of {row.steps} steps, measured on {row.dataset}; choose another folder")
+        return row
     recipe = Recipe(steps=steps, seed=seed, validate_every=steps)
     points = FIXED_POINTS if variant == FIXED else POINTS
     if variant == HYPERPRIOR:
@@ -153,6 +156,8 @@ def transforms_kmac(network: AINN | MeanScaleHyperprior, side: int = 256) -> flo
 
 def _hyperpriors(recipe: Recipe, source: str | Path, folder: Path, peer: Path) -> tuple[Codec, dict]:
     """CompressAI's network from random weights, once for each point, all together in the minutes of the run ``peer``."""
+    if not peer.exists():
+        raise AINNError(f"the variant 'all' says how many minutes this one has; run it first ({peer} is missing)")
     minutes = json.loads(peer.read_text())["minutes"]
     _, images, _ = hold_out(*load_photos(source, recipe.patch))
     config = AINN.from_preset(PRESET).config
@@ -218,16 +223,27 @@ def _read(networks: dict[float, MeanScaleHyperprior], file: bytes) -> Image.Imag
 
 
 def collect(out: Path, source: str, path: Path = RESULTS) -> Path:
-    """Write the rows of all finished runs into one JSON file."""
+    """Write the rows of all finished runs into one JSON file.
+
+    Raises:
+        AINNError: when there are none, or their numbers of steps differ.
+    """
     rows = [json.loads(file.read_text()) for file in sorted(out.glob("*/row.json"))]
+    if len({row["steps"] for row in rows if row["variant"] != HYPERPRIOR}) != 1:
+        raise AINNError(f"{out} holds no finished runs of one length")
     order = list(TITLES)
     rows.sort(key=lambda row: (order.index(row["variant"]), row["seed"]))
     run = json.loads((out / f"{rows[0]['variant']}-{rows[0]['seed']}" / "run.json").read_text())
     facts = {"source": "measured here", "training photos": source, "lambdas": run["config"]["lambdas"],
              "start": "the same linear codec", "points": POINTS, "precision": run["precision"], "recipe": run["recipe"],
-             **provenance(), "rows": rows}
+             **provenance(), "training commits": sorted(_commits(out)), "rows": rows}
     path.write_text(compact_json(facts))
     return path
+
+
+def _commits(out: Path) -> set[str]:
+    """The commits that trained, as the weights say; `provenance` names the one that collects."""
+    return {json.loads(file.read_text())["commit"] for file in out.glob("*/**/weights/*.json")}
 
 
 def read_rows(path: Path = RESULTS) -> list[Row]:

@@ -8,7 +8,6 @@ are the ratios, taken in one run.
 import copy
 import json
 import random
-import resource
 import statistics
 import subprocess
 import sys
@@ -54,7 +53,8 @@ def benchmark(presets: list[str], output: Path | None = None) -> Path:
 def _apart(what: str) -> object:
     done = subprocess.run([sys.executable, "-m", __name__, what], capture_output=True, text=True)
     if done.returncode:
-        raise AINNError(f"the benchmark of {what} failed: {done.stderr.strip().splitlines()[-1]}")
+        why = done.stderr.strip().splitlines() or [f"exit status {done.returncode}, perhaps for want of memory"]
+        raise AINNError(f"the benchmark of {what} failed: {why[-1]}")
     return json.loads(done.stdout.splitlines()[-1])
 
 
@@ -102,7 +102,7 @@ def cost_table(path: Path = ROOT / "figures" / "data" / "benchmark.json") -> pd.
             "parameters (M)": f"{result['parameters'] / 1e6:.2f}", "analysis (kMAC/px)": f"{macs['analysis']:.0f}",
             "synthesis (kMAC/px)": f"{macs['synthesis']:.0f}", "encode (s)": f"{seconds['encode']:.1f}",
             "decode (s)": f"{seconds['decode']:.1f}", "serial decode (s)": f"{seconds['serial_decode']:.1f}",
-            "memory (MiB)": f"{result['peak_memory_mib']:.0f}"}
+            "memory (MiB)": "-" if result["peak_memory_mib"] is None else f"{result['peak_memory_mib']:.0f}"}
     return pd.DataFrame.from_dict(rows, orient="index").rename_axis("preset")
 
 
@@ -191,7 +191,7 @@ def measure(preset: str) -> dict:
         "gflops": {"limit": limit, "analysis": 2e3 * macs["analysis"] * pixels / analysis / 1e9,
                    "synthesis": 2e3 * macs["synthesis"] * pixels / synthesis / 1e9},
         "synthesis_share_of_convolutions": convolutions / everything,
-        "peak_memory_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024,
+        "peak_memory_mib": _peak_mib(),
     }
 
 
@@ -201,6 +201,14 @@ def serial_twin(model: AINN, bias: Tensor) -> SimpleNamespace:
     parameters[-1].bias.data += bias.flatten()
     return SimpleNamespace(gaussian_conditional=model.gaussian_conditional, context_prediction=model.context_prediction,
                            entropy_parameters=parameters, M=model.config.latent_channels)
+
+
+def _peak_mib() -> float | None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**20 if sys.platform == "darwin" else 2**10)
 
 
 def arithmetic_limit(size: int = 1536) -> float:

@@ -181,7 +181,7 @@ def _train(o: argparse.Namespace) -> None:
 def _evaluate(o: argparse.Namespace) -> None:
     from . import data
     from .codecs import CODECS
-    from .evaluate import embedded, evaluate, workers
+    from .evaluate import embedded, evaluate, subject, workers
 
     if not o.codec and not o.model:
         raise AINNError("nothing to measure: name codecs (--codec jpeg webp) or weights (--model tiny)")
@@ -191,10 +191,15 @@ def _evaluate(o: argparse.Namespace) -> None:
         else:
             images = data.images(o.dataset)
         pool = stack.enter_context(workers(o.jobs))
+        label, jobs = Path(o.dataset).resolve().name, {}
         wanted = [("codec", name) for name in (CODECS if o.codec == ["all"] else o.codec)]
         for kind, name in [*wanted, *(("model", name) for name in o.model)]:
-            output = o.out / f"{Path(o.dataset).name}-{Path(name).stem}.json"
-            evaluate(images, Path(o.dataset).name, kind, name, output, o.settings, pool)
+            output = o.out / f"{label}-{subject(kind, name).name}.json"  # an unknown name is told before anything is measured
+            if output in jobs:
+                raise AINNError(f"{jobs[output][1]} and {name} would both become {output}: measure them one by one, with two --out")
+            jobs[output] = kind, name
+        for output, (kind, name) in jobs.items():
+            evaluate(images, label, kind, name, output, o.settings, pool)
             results = json.loads(output.read_text())["results"]
             print(f"{output}:")
             for setting, bpp, psnr in zip(results["setting"], results["bpp"], results["psnr-rgb"], strict=True):
@@ -260,9 +265,11 @@ def whole_file(path: Path) -> Iterator:
         os.umask(umask)
         os.chmod(partial, 0o666 & ~umask)  # mkstemp's 0600 is for secrets
         os.replace(partial, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial)
+        if isinstance(error, OSError):  # a folder of that name, a full disk
+            raise AINNError(f"{path} cannot be written: {error.strerror or error}") from None
         raise
 
 

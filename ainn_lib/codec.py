@@ -30,13 +30,13 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from . import entropy
-from .errors import AINNError
+from .errors import UNREADABLE, AINNError
 from .model import DEFAULT_QUALITY, AINN
 from .rate import GRID, QUALITIES, snap
 from .weights import find_by_identity, identity
 
 MAGIC, VERSION = b"AINN", 1
-MAX_PIXELS = 2**26  #: larger images are refused, by the encoder and by the decoder
+MAX_PIXELS = 2**26  #: images that cover more in whole blocks of 64x64 are refused, by the encoder and by the decoder
 TILE, TILED_FROM = 512, 2**21  #: images of more pixels than that pass through the transforms in tiles of that side
 GREY = 1  #: flag
 _HEADER = struct.Struct("<4sBB8sIIHIII")
@@ -85,14 +85,14 @@ def prepare(image: Image.Image) -> Prepared:
         raise AINNError(f"expected a Pillow image, got {type(image).__name__}")
     _check_size(*image.size)
     notes = []
-    if getattr(image, "n_frames", 1) > 1:
-        notes.append("only the first frame is kept")
     try:
+        if getattr(image, "n_frames", 1) > 1:
+            notes.append("only the first frame is kept")
         image.load()
         # Pillow turns by orientation and strips the tag; whatever else EXIF holds is not in our file
         other_tags = set(image.getexif()) - {0x0112}
         image = ImageOps.exif_transpose(image)
-    except (OSError, SyntaxError, ValueError) as error:
+    except UNREADABLE as error:
         raise AINNError(f"the image cannot be read: {error}") from None
     if other_tags or image.info.get("xmp") or image.info.get("photoshop"):
         notes.append("metadata (EXIF, XMP) is not kept")
@@ -308,7 +308,7 @@ def _unpack_alpha(data: bytes, width: int, height: int) -> np.ndarray:
 def _unpack_profile(data: bytes) -> bytes:
     try:
         unpacker = zlib.decompressobj()
-        profile = unpacker.decompress(data, _LARGEST_PROFILE)
+        profile = unpacker.decompress(data, _LARGEST_PROFILE + 1)  # one more, so that the end of the largest is seen
     except zlib.error:
         raise AINNError("the file's colour profile is damaged") from None
     if not unpacker.eof:
@@ -328,5 +328,5 @@ def _eight_bits(image: Image.Image) -> Image.Image:
 def _check_size(width: int, height: int) -> None:
     if width < 1 or height < 1:
         raise AINNError("the image has no pixels")
-    if width * height > MAX_PIXELS:
-        raise AINNError(f"the image has {width}x{height} pixels; at most {MAX_PIXELS} are accepted")
+    if -(-width // 64) * -(-height // 64) * 64**2 > MAX_PIXELS:  # what the networks see: a thin image is padded to much more
+        raise AINNError(f"the image has {width}x{height} pixels; at most {MAX_PIXELS} are accepted, in whole blocks of 64x64")

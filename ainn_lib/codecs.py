@@ -31,13 +31,16 @@ class Codec:
     read: Callable[[bytes], Image.Image]
 
     def encode(self, image: Image.Image, setting: float) -> bytes:
-        """The bytes of the file for an image (converted to 8-bit RGB).
+        """The bytes of the file for the pixels of an image, as 8-bit RGB: what else it carries (rotation tag, colour
+        profile, transparency) is left out for every codec alike.
 
         Raises:
             AINNError: when the codec refuses the image or the setting.
         """
+        image = image.convert("RGB")  # always a copy
+        image.info.clear()
         try:
-            return self.write(image.convert("RGB"), setting)
+            return self.write(image, setting)
         except (OSError, ValueError, RuntimeError) as error:
             raise AINNError(f"{self.title} cannot encode {image.width}x{image.height} at {setting:g}: {error}") from None
 

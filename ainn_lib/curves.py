@@ -84,7 +84,8 @@ class Curve:
 
     def points(self, metric: str = "psnr") -> tuple[np.ndarray, np.ndarray]:
         r"""Rates and qualities in dB where the metric is known; MS-SSIM as :math:`-10\log_{10}(1 - \text{MS-SSIM})`."""
-        values = self.psnr if metric == "psnr" else [None if v is None else -10 * math.log10(1 - v) for v in self.ms_ssim]
+        values = self.psnr if metric == "psnr" else [None if v is None or v >= 1 else -10 * math.log10(1 - v)
+                                                             for v in self.ms_ssim]
         known = [(rate, value) for rate, value in zip(self.bpp, values, strict=True) if value is not None]
         return tuple(np.array(known).reshape(-1, 2).T)
 

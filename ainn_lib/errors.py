@@ -1,4 +1,10 @@
-"""The one exception family of the package."""
+"""The one exception family of the package, and what a broken image makes Pillow raise."""
+
+import struct
+
+from PIL import Image
+
+UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, Image.DecompressionBombError)
 
 
 class AINNError(Exception):

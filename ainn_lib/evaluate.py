@@ -12,6 +12,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import hashlib
 import json
 import os
 import statistics
@@ -26,10 +27,10 @@ from PIL import Image
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from . import codec
-from .codecs import CODECS, Codec
+from . import codec, codecs
+from .codecs import Codec
 from .data import EMBEDDED, photo
-from .errors import AINNError
+from .errors import UNREADABLE, AINNError
 from .metrics import ms_ssim, psnr
 from .model import AINN
 from .provenance import provenance
@@ -100,15 +101,19 @@ def evaluate(images: dict[str, Path], dataset: str, kind: str, name: str, output
     Raises:
         AINNError: for an unknown codec, no images or an image that cannot be read.
     """
-    subject = _subject(kind, name)
-    settings = [float(s) for s in settings or subject.settings]
+    measured = subject(kind, name)
+    settings = [float(s) for s in settings or measured.settings]
     if not images:
         raise AINNError("there are no images to measure")
-    facts = {"name": subject.title, "description": subject.note, "codec": subject.name, "dataset": dataset,
+    facts = {"name": measured.title, "description": measured.note, "codec": measured.name, "dataset": dataset,
              "images": len(images), "source": "measured here", "protocol": PROTOCOL}
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    with _Rows(output.with_suffix(".part"), {**facts, "settings": settings, "files": sorted(images)}) as rows, \
+    try:
+        hashes = {image: hashlib.sha256(path.read_bytes()).hexdigest() for image, path in images.items()}
+    except OSError as error:
+        raise AINNError(f"{error.filename} cannot be read: {error.strerror}") from None
+    with _Rows(output.with_suffix(".part"), {**facts, "settings": settings, "files": sorted(images)}, hashes) as rows, \
             contextlib.ExitStack() as stack:
         todo = [(image, setting) for image in sorted(images) for setting in settings if (image, setting) not in rows.done]
         pool = pool or stack.enter_context(workers())
@@ -145,7 +150,10 @@ def workers(jobs: int | None = None) -> ProcessPoolExecutor:
     """Processes that measure images side by side, by default one for each core that we may use. A context manager."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     # "spawn": a forked copy of a process whose torch has threads can hang
-    return ProcessPoolExecutor(jobs or cores or 1, get_context("spawn"))
+    jobs = cores or 1 if jobs is None else jobs
+    if jobs < 1:
+        raise AINNError(f"the number of jobs must be at least 1, got {jobs}")
+    return ProcessPoolExecutor(jobs, get_context("spawn"))
 
 
 def embedded(folder: str | Path) -> dict[str, Path]:
@@ -169,28 +177,25 @@ def compact_json(facts: dict) -> str:
     return "{\n" + ",\n".join(f" {json.dumps(k)}: {entry(v)}" for k, v in rounded.items()) + "\n}\n"
 
 
-def _subject(kind: str, name: str) -> Codec:
-    if kind == "model":
-        return trained(name)
-    if name not in CODECS:
-        raise AINNError(f"no codec {name!r}; there are {', '.join(CODECS)}")
-    return CODECS[name]
+def subject(kind: str, name: str) -> Codec:
+    """What `evaluate` measures under this kind and name. Raises AINNError where there is none."""
+    return trained(name) if kind == "model" else codecs.codec(name)
 
 
 def _measure_file(kind: str, name: str, path: Path, setting: float) -> dict:
     torch.set_num_threads(1)  # images are measured side by side
     try:
         with Image.open(path) as image:
-            return measure(_subject(kind, name), image, setting)
-    except OSError as error:
+            return measure(subject(kind, name), image, setting)
+    except UNREADABLE as error:
         raise AINNError(f"{path} cannot be read as an image: {error}") from None
 
 
 class _Rows(contextlib.AbstractContextManager):
     """What has been measured so far, one JSON line each, in a file that is there until all is measured."""
 
-    def __init__(self, path: Path, header: dict):
-        self.path, self.done, self.finished = path, {}, False
+    def __init__(self, path: Path, header: dict, hashes: dict[str, str]):
+        self.path, self.done, self.finished, self.hashes = path, {}, False, hashes
         header = json.loads(json.dumps(header))
         lines = []
         if path.exists():
@@ -198,7 +203,8 @@ class _Rows(contextlib.AbstractContextManager):
                 with contextlib.suppress(json.JSONDecodeError):  # the last line of a killed run may be half written
                     lines.append(json.loads(line))
         if lines and lines[0] == header:
-            self.done = {(row["image"], row["setting"]): row for row in lines[1:]}
+            self.done = {(row["image"], row["setting"]): row for row in lines[1:]
+                         if row.get("sha256") == hashes[row["image"]]}  # a file may be another one by now
         self.file = path.open("w")
         for line in (header, *self.done.values()):
             self._write(line)
@@ -209,7 +215,7 @@ class _Rows(contextlib.AbstractContextManager):
 
     def add(self, key: tuple[str, float], values: dict) -> None:
         if key not in self.done:
-            self.done[key] = {"image": key[0], "setting": key[1], **values}
+            self.done[key] = {"image": key[0], "setting": key[1], "sha256": self.hashes[key[0]], **values}
             self._write(self.done[key])
 
     def __exit__(self, *error: object) -> None:

@@ -17,7 +17,7 @@ from .errors import AINNError
 from .fdsm import FDSMDecomposition, FDSMSynthesis
 from .invertible import Level
 from .pdm import KINDS, PDM
-from .rate import RateControl
+from .rate import RateControl, snap
 from .stages import Stage, run_stages
 
 LEVEL_CHANNELS = (12, 48, 192, 768)
@@ -166,6 +166,7 @@ class AINN(CompressionModel):
         self.h_s = _sequence(conv3x3(N, N), subpel_conv3x3(N, N, 2), conv3x3(N, wide), subpel_conv3x3(wide, wide, 2),
                              conv3x3(wide, c.hyper_out))
         self.context_prediction = MaskedConv2d(M, c.context_out, kernel_size=5, padding=2)
+        self.context_prediction.weight.data *= self.context_prediction.mask  # else only `forward` does it, and the identity changes
         first, second = c.parameter_widths
         self.entropy_parameters = _sequence(
             nn.Conv2d(c.hyper_out + c.context_out, first, 1), nn.Conv2d(first, second, 1), nn.Conv2d(second, 2 * M, 1))
@@ -281,7 +282,7 @@ class AINN(CompressionModel):
         """Gain, inverse gain and entropy bias at a quality (default 4); (1, 1, 0) on a fixed-rate network.
 
         Raises:
-            AINNError: for a quality on a fixed-rate network.
+            AINNError: for a quality on a fixed-rate network, and for a number that does not lie from 1 to 8.
         """
         like = self.entropy_bottleneck.quantiles
         if not self.config.variable_rate:
@@ -289,6 +290,8 @@ class AINN(CompressionModel):
                 raise AINNError("this network has one fixed rate; it takes no quality")
             return like.new_ones(1), like.new_ones(1), like.new_zeros(1)
         quality = DEFAULT_QUALITY if quality is None else quality
+        if not isinstance(quality, Tensor):
+            snap(quality)  # raises where it is out of range: the gains would silently be 0
         return self.rate_control(torch.as_tensor(quality, dtype=like.dtype, device=like.device).expand(batch))
 
     def gaussian_parameters(self, hyper: Tensor, context: Tensor, bias: Tensor) -> tuple[Tensor, Tensor]:

@@ -121,7 +121,7 @@ class RecipeFile:
         elif "steps" in changes:
             changes["minutes"] = None
         new = dataclasses.replace(base, **changes)
-        return dataclasses.replace(new, entropy_lr=base.entropy_lr * (new.lr / base.lr))
+        return new if "entropy_lr" in changes else dataclasses.replace(new, entropy_lr=base.entropy_lr * (new.lr / base.lr))
 
 
 def read_recipe(path: str | Path) -> RecipeFile:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from . import data
-from .errors import AINNError
+from .errors import UNREADABLE, AINNError
 from .model import AINNConfig
 from .rate import QUALITIES
 from .recipe import Recipe
@@ -32,7 +32,7 @@ def load_photos(source: str | Path, smallest: int = 128) -> tuple[list[str], lis
             packed = path.read_bytes()
             with Image.open(io.BytesIO(packed)) as image:
                 pixels = np.array(image.convert("RGB")) if min(image.size) >= smallest else None
-        except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        except UNREADABLE as error:
             raise AINNError(f"{path} cannot be read as an image: {error}") from None
         if pixels is None:
             continue

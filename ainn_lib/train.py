@@ -29,7 +29,7 @@ from .provenance import provenance
 from .rate import lagrangian
 from .recipe import Recipe, learning_rate
 from .samples import draw_sample, hold_out, load_photos
-from .weights import load_pretrained, save_pretrained
+from .weights import load_pretrained, save_pretrained, tensors_of
 
 ENTROPY_PARTS = ("h_a", "h_s", "context_prediction", "entropy_parameters", "entropy_bottleneck", "rate_control")
 QUANTILES_EVERY = 100  # steps between two solutions of the bottleneck's quantiles
@@ -76,11 +76,10 @@ def start_from(model: AINN, weights: str | Path) -> AINN:
         AINNError: when the shapes differ.
     """
     trained = load_pretrained(weights)
-    values, own = trained.state_dict(), dict(model.named_parameters())
-    if {name: p.shape for name, p in trained.named_parameters()} != {name: p.shape for name, p in own.items()}:
+    values, own = tensors_of(trained), tensors_of(model)
+    if {name: value.shape for name, value in values.items()} != {name: value.shape for name, value in own.items()}:
         raise AINNError(f"{weights} are weights of another shape than this preset")
-    state = {name: value for name, value in values.items() if name in own or name.startswith("rate_control.")}
-    nn.Module.load_state_dict(model, state, strict=False)
+    nn.Module.load_state_dict(model, values, strict=False)
     if model.config.variable_rate:
         model.rate_control.move(trained.config.lambdas, model.config.lambdas)
     return model
@@ -166,7 +165,10 @@ def train_preset(preset: str, data: str | Path | None, recipe: Recipe, out: str 
     elif began == "linear codec":
         start_as_linear_codec(model, images) if lam is None else start_at_fixed_rate(model, images, lam)
     fabric.launch()
-    train(model, images, validation, recipe, out, fabric)
+    pixels = hashlib.sha256()
+    for image in (*images, *validation):
+        pixels.update(image.numpy().tobytes())
+    train(model, images, validation, recipe, out, fabric, origin={"start": began, "pixels_sha256": pixels.hexdigest()})
     if not fabric.is_global_zero:
         return None
     facts = {
@@ -189,7 +191,7 @@ def keep_memory() -> None:
 
 
 def train(model: AINN, images: list[Tensor], validation: list[Tensor], recipe: Recipe, folder: str | Path,
-          fabric: Fabric | None = None, progress: bool = True) -> AINN:
+          fabric: Fabric | None = None, progress: bool = True, origin: dict | None = None) -> AINN:
     """Run (or take up again) the recipe in ``folder``, where checkpoint, log and a copy of the recipe lie.
 
     Args:
@@ -197,10 +199,11 @@ def train(model: AINN, images: list[Tensor], validation: list[Tensor], recipe: R
         images: as `load_photos` returns them.
         validation: images that are neither trained on nor used for evaluation.
         fabric: launched, where it has several devices; only its first process writes files.
+        origin: whatever else a run that is taken up again must share, such as the start and a hash of the photos.
 
     Raises:
-        AINNError: when the loss is no longer finite (naming the first module with such a gradient), the folder holds a
-            run of another recipe, or recipe and network do not fit.
+        AINNError: when the loss is no longer finite (naming the first module whose output is not, else whose gradient), the
+            folder holds a run of another recipe, or recipe and network do not fit.
     """
     fabric = fabric or Devices("cpu").fabric()
     folder = Path(folder)
@@ -208,7 +211,7 @@ def train(model: AINN, images: list[Tensor], validation: list[Tensor], recipe: R
     if model.config.variable_rate != (recipe.lam is None):
         raise AINNError("this network has one fixed rate: give its λ" if recipe.lam is None else
                         "a network for every rate takes no λ; a fixed-rate one does (variable_rate=False)")
-    recipe = _settle(model, images, validation, recipe, folder, fabric)
+    recipe = _settle(model, images, validation, recipe, folder, fabric, origin or {})
     checkpoint, start, minutes = folder / "checkpoint.pt", 0, 0.0
     state = torch.load(checkpoint, weights_only=True, map_location="cpu") if checkpoint.exists() else None
     if state:
@@ -218,6 +221,8 @@ def train(model: AINN, images: list[Tensor], validation: list[Tensor], recipe: R
     if state:
         optimizer.load_state_dict(state["optimizer"])
     log, running = _Log(folder / "log.csv", start), {}
+    if state:
+        log.sums, log.count = state.get("log", ({}, 0))
     began = time.monotonic()
     bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps,
                disable=not (progress and fabric.is_global_zero))
@@ -231,7 +236,8 @@ def train(model: AINN, images: list[Tensor], validation: list[Tensor], recipe: R
         if fabric.is_global_zero and (done % recipe.validate_every == 0 or done == recipe.steps):
             log.write(done, spent, validate(model, validation))
         if fabric.is_global_zero and (done % recipe.save_every == 0 or done == recipe.steps):
-            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done, "minutes": spent}
+            state = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": done, "minutes": spent,
+                     "log": (log.sums, log.count)}
             with _whole(checkpoint) as path:
                 torch.save(state, path)
     fabric.barrier()  # the others wait for the first one's files
@@ -248,13 +254,13 @@ def _check(recipe: Recipe, devices: int) -> None:
 
 
 def _settle(model: AINN, images: list[Tensor], validation: list[Tensor], recipe: Recipe, folder: Path,
-            fabric: Fabric) -> Recipe:
+            fabric: Fabric, origin: dict) -> Recipe:
     """The recipe with its number of steps; run.json keeps it, and everything else that a run taken up again must share."""
     settings = json.loads(json.dumps({"recipe": asdict(recipe), "config": asdict(model.config), "images": len(images),
-                                      "precision": fabric.strategy.precision.precision}))
+                                      "precision": fabric.strategy.precision.precision, **origin}))
     kept = folder / "run.json"
     if kept.exists():
-        known = {"precision": "32-true", **json.loads(kept.read_text())}  # a run of an older version knows fewer settings
+        known = {"precision": "32-true", **origin, **json.loads(kept.read_text())}  # an older version's run knows fewer settings
         known["recipe"] = {**json.loads(json.dumps(asdict(Recipe()))), **known["recipe"]}
         if recipe.steps is None:
             recipe = replace(recipe, steps=known["recipe"]["steps"])
@@ -304,12 +310,16 @@ def set_up(model: AINN, recipe: Recipe, fabric: Fabric) -> tuple[nn.Module, torc
     if recipe.only == "entropy":
         for name, p in model.named_parameters():
             p.requires_grad_(p.requires_grad and name.startswith(ENTROPY_PARTS) and not name.endswith("_factor"))
+        for norm in (m for m in model.modules() if isinstance(m, nn.BatchNorm2d)):
+            norm.momentum = 0.0  # its statistics belong to the transform
     if fabric.world_size > 1 and fabric.device.type == "cuda":
         nn.SyncBatchNorm.convert_sync_batchnorm(model)
     parameters = {name: p for name, p in model.named_parameters() if p.requires_grad}
     entropy = [p for name, p in parameters.items() if name.startswith(ENTROPY_PARTS)]
     transform = [p for name, p in parameters.items() if not name.startswith(ENTROPY_PARTS)]
     groups = [{"params": part, "lr": lr, "base": lr} for part, lr in ((transform, recipe.lr), (entropy, recipe.entropy_lr))]
+    if not parameters:
+        raise AINNError("nothing to train: all parameters stand still (`load_pretrained` gives such a network, `start_from` does not)")
     optimizer = torch.optim.Adam([group for group in groups if group["params"]])
     return fabric.setup(model.to(memory_format=torch.channels_last).train(), optimizer)
 

@@ -89,6 +89,12 @@ def test_a_run_is_measured_and_not_repeated(tmp_path):
     ablation.collect(tmp_path / "runs", "photos", tmp_path / "ablation.json")
     (kept,) = ablation.read_rows(tmp_path / "ablation.json")
     assert kept.bpp == pytest.approx(done.bpp, abs=1e-5) and kept.psnr == pytest.approx(done.psnr, abs=1e-5)
+    with pytest.raises(AINNError, match="holds a run of 2 steps"):
+        ablation.run("plain", *arguments[:4], 3, arguments[5])
+    with pytest.raises(AINNError, match="no finished runs"):
+        ablation.collect(tmp_path, "photos", tmp_path / "none.json")
+    with pytest.raises(AINNError, match="run it first"):
+        ablation.run("mbt2018-mean", *arguments)
     with pytest.raises(AINNError, match="no variant 'magic'"):
         ablation.run("magic", *arguments)
 

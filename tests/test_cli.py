@@ -38,6 +38,8 @@ def test_aiming_at_a_size(folder):
     (["encode", "photo.ainn.txt", "out.ainn"], "no image"),
     (["encode", "photo.png", "no/such/folder/out.ainn"], "cannot be written"),
     (["encode", "photo.png", "out.ainn", "--quality", "9"], "from 1"),
+    (["encode", "photo.png", ".", "--quality", "4"], "cannot be written"),
+    (["evaluate", "--dataset", ".", "--codec", "jpeg", "--jobs", "0"], "jobs must be at least 1"),
     (["encode", "photo.png", "out.ainn", "--bpp", "0.001"], "smallest file"),
     (["encode", "photo.png", "out.ainn", "--model", "nope"], "no weights named"),
     (["decode", "missing.ainn", "out.png"], "cannot be read"),

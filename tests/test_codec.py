@@ -58,6 +58,20 @@ def test_bfloat16_is_opt_in_and_close(tiny):
     assert abs(psnr(SMALL, exact) - psnr(SMALL, fast)) < 0.1
 
 
+@pytest.mark.parametrize("size", [(2**26, 1), (1, 2**26), (8192, 8193)])
+def test_a_thin_image_counts_as_what_the_network_would_see(size):
+    """67108864x1 has as many pixels as are accepted, and would be padded to sixty-four times as many."""
+    codec._check_size(8192, 8192)
+    with pytest.raises(AINNError, match="at most"):
+        codec._check_size(*size)
+
+
+@pytest.mark.parametrize("quality", [0.5, 8.5, float("nan")])
+def test_the_network_refuses_a_quality_that_was_not_trained(tiny, quality):
+    with pytest.raises(AINNError, match="from 1"):
+        tiny(torch.zeros(1, 3, 64, 64), quality)
+
+
 def test_a_higher_quality_is_larger_and_better(tiny):
     streams = [codec.encode(SMALL, tiny, q) for q in (1, 2.5, 4, 6, 8)]
     assert all(len(a) < len(b) for a, b in zip(streams, streams[1:], strict=False))

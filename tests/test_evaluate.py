@@ -1,15 +1,17 @@
 """`ainn evaluate`: the protocol, resuming, the command line, and CompressAI's own evaluation beside it."""
 
 import contextlib
+import hashlib
 import json
 
 import pytest
 from compressai.utils.plot.__main__ import parse_json_file
+from PIL import Image
 
 import ainn_lib.evaluate as evaluation
-from ainn_lib import AINNError, cli, data, eval_model, reproduce
+from ainn_lib import AINNError, cli, codecs, data, eval_model, reproduce
 from ainn_lib.codecs import CODECS
-from ainn_lib.evaluate import embedded, evaluate, measure, summarise, workers
+from ainn_lib.evaluate import METRICS, as_codec, embedded, evaluate, measure, summarise, workers
 from ainn_lib.metrics import psnr
 
 
@@ -66,6 +68,32 @@ def test_a_stopped_run_goes_on_where_it_was(photos, pool, tmp_path, monkeypatch)
     assert again["per_image"][1] == whole["per_image"][1] and not part.exists()
 
 
+def test_a_row_of_another_picture_of_that_name_is_not_used(photos, pool, tmp_path):
+    images, target = data.images(photos), tmp_path / "r.json"
+    whole = json.loads(evaluate(images, "mine", "codec", "jpeg", target, [30], pool, progress=False).read_text())
+    facts = {key: whole[key] for key in ("name", "description", "codec", "dataset", "images", "source", "protocol")}
+    rows = [{"image": row["image"], "setting": 30.0, **{key: row[key][0] for key in ("bytes", *METRICS)}, "bytes": 1,
+             "sha256": hashlib.sha256(images[row["image"]].read_bytes()).hexdigest()} for row in whole["per_image"]]
+    rows[0]["sha256"] = "of another file"
+    header = {**facts, "settings": [30.0], "files": sorted(images)}
+    target.with_suffix(".part").write_text("\n".join(json.dumps(line) for line in (header, *rows)) + "\n")
+    again = json.loads(evaluate(images, "mine", "codec", "jpeg", target, [30], pool, progress=False).read_text())
+    assert [row["bytes"][0] == 1 for row in again["per_image"]] == [False, True]
+
+
+def test_a_photos_rotation_profile_and_transparency_are_the_same_for_all(tiny):
+    image = data.photo("coffee").crop((0, 0, 96, 64))
+    plain = {name: codecs.codec(name).encode(image, codecs.codec(name).settings[3]) for name in ("jpeg", "avif")}
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image.info.update(icc_profile=bytes(900), exif=exif.tobytes(), transparency=(1, 2, 3))
+    for name, file in plain.items():
+        assert codecs.codec(name).encode(image, codecs.codec(name).settings[3]) == file
+    ours = as_codec(tiny, "tiny")
+    assert ours.decode(ours.encode(image, 4.0)).size == image.size
+    assert "icc_profile" in image.info  # the caller's own stays
+
+
 def test_a_part_of_another_measurement_is_not_used(photos, pool, tmp_path):
     images, target = data.images(photos), tmp_path / "r.json"
     target.with_suffix(".part").write_text('{"name": "other"}\n{"image": "chelsea.png", "setting": 30.0, "bytes": 1}\n')
@@ -99,6 +127,8 @@ def test_the_command(photos, tmp_path, capsys):
     (["--dataset", "DIR"], "nothing to measure"),
     (["--dataset", "DIR", "--codec", "gif"], "no codec 'gif'"),
     (["--dataset", "DIR", "--model", "nobody"], "nobody"),
+    (["--dataset", "DIR", "--codec", "jpeg", "--model", "nobody"], "nobody"),
+    (["--dataset", "DIR", "--model", "tiny", "data/weights/tiny.safetensors"], "would both become"),
     (["--dataset", "nowhere", "--codec", "jpeg"], "nowhere"),
     (["--dataset", "EMPTY", "--codec", "jpeg"], "no image"),
 ])

@@ -20,7 +20,8 @@ from ainn_lib.rate import lagrangian
 from ainn_lib.recipe import Recipe, learning_rate, read_recipe
 from ainn_lib.reproduce import ROOT
 from ainn_lib.samples import draw_sample, hold_out, load_photos
-from ainn_lib.train import Devices, rd_loss, start_at_fixed_rate, train, train_preset, validate
+from ainn_lib.train import Devices, rd_loss, set_up, start_at_fixed_rate, start_from, train, train_preset, validate
+from ainn_lib.weights import save_pretrained
 
 OVERRIDES = dict(M=48, N=8, hidden=(4, 4, 4, 4), mask_widths=(4, 4, 4), cfrm_growth=4, hyper_out=8, context_out=8,
                  pdm_widths=((4, 4), (4, 4, 4), (4, 4, 4, 4)), parameter_widths=(8, 8))
@@ -117,6 +118,38 @@ def test_a_value_that_is_not_finite_stops_the_run_and_is_named(photos, tmp_path)
         train(model, images, images[:1], Recipe(steps=5, batch=1, patch=64), tmp_path, progress=False)
 
 
+def test_other_photos_or_another_start_are_no_resumption(photos, tmp_path):
+    _, images = load_photos(photos)
+    recipe, folder = Recipe(steps=1, batch=1, patch=64, validate_every=1), tmp_path / "run"
+
+    def run(origin):
+        model = start_as_linear_codec(AINN.from_preset("tiny", **OVERRIDES), images)
+        return train(model, images, images[:1], recipe, folder, progress=False, origin=origin)
+
+    run({"start": "linear codec", "pixels_sha256": "a"})
+    run({"start": "linear codec", "pixels_sha256": "a"})
+    for other in ({"start": "tiny", "pixels_sha256": "a"}, {"start": "linear codec", "pixels_sha256": "b"}):
+        with pytest.raises(AINNError, match="other settings"):
+            run(other)
+
+
+def test_batch_statistics_go_along_and_stand_still_with_the_transform(tmp_path):
+    changes = {**OVERRIDES, "pdm": "unet", "pdm_norm": True}
+    trained = AINN.from_preset("tiny", **changes)
+    norm = next(m for m in trained.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    norm.running_mean.fill_(0.5)
+    file = save_pretrained(trained, tmp_path / "norm")
+    model = start_from(AINN.from_preset("tiny", **changes), file.with_suffix(""))
+    means = [m.running_mean for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d)]
+    assert (means[0] == 0.5).all()
+    set_up(model, Recipe(steps=1, only="entropy"), Devices("cpu").fabric())
+    with torch.no_grad():
+        model(torch.rand(1, 3, 64, 64), 4.0)
+    assert (means[0] == 0.5).all() and not means[1].any()
+    with pytest.raises(AINNError, match="nothing to train"):
+        set_up(model.requires_grad_(False), Recipe(steps=1), Devices("cpu").fabric())
+
+
 def test_another_recipe_in_the_same_folder_is_refused(photos, tmp_path):
     model, names, images = start(photos)
     train(model, images, images[:1], Recipe(steps=2, batch=1, patch=64), tmp_path, progress=False)
@@ -158,7 +191,7 @@ def test_a_killed_run_resumes_bit_identical(photos, tmp_path):
     subprocess.run([*command, str(tmp_path / "killed"), overrides], check=True, capture_output=True)
     a, b = (torch.load(tmp_path / name / "checkpoint.pt", weights_only=True) for name in ("whole", "killed"))
     assert all(torch.equal(a["model"][key], b["model"][key]) for key in a["model"])
-    rows = [[row.split(",")[0:1] + row.split(",")[5:] for row in (tmp_path / name / "log.csv").read_text().splitlines()]
+    rows = [[row.split(",")[0:1] + row.split(",")[2:] for row in (tmp_path / name / "log.csv").read_text().splitlines()]
             for name in ("whole", "killed")]
     assert rows[0] == rows[1]
 

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from ainn_lib import AINN, AINNError, codec, data, load_pretrained
-from ainn_lib.weights import DATA, available, identity, save_pretrained, tensors_of
+from ainn_lib.weights import DATA, available, find_by_identity, identity, save_pretrained, tensors_of
 
 PHOTO = data.photo("rocket").crop((100, 20, 164, 84))
 
@@ -41,6 +41,22 @@ def test_a_file_finds_its_weights_in_the_named_folder(tmp_path, monkeypatch):
         codec.decode(stream)
     monkeypatch.setenv("AINN_WEIGHTS", str(tmp_path))
     assert codec.decode(stream).size == PHOTO.size
+
+
+def test_a_broken_description_beside_them_is_passed_over(tiny, tmp_path, monkeypatch):
+    (tmp_path / "a.json").write_text("{")
+    (tmp_path / "b.json").write_text("[]")
+    monkeypatch.setenv("AINN_WEIGHTS", str(tmp_path))
+    assert identity(find_by_identity(identity(tiny))) == identity(tiny)
+
+
+def test_the_identity_of_a_fresh_network_stays_when_it_is_used():
+    model = AINN.from_preset("tiny").eval()
+    model.update(force=True)
+    before = identity(model)
+    with torch.no_grad():
+        model(torch.rand(1, 3, 64, 64), 4.0)
+    assert identity(model) == before
 
 
 def test_identity_sees_weights_and_config():

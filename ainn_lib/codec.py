@@ -88,6 +88,7 @@ def prepare(image: Image.Image) -> Prepared:
     try:
         if getattr(image, "n_frames", 1) > 1:
             notes.append("only the first frame is kept")
+        deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # Pillow halves RGB's 16 bits by itself
         image.load()
         # Pillow turns by orientation and strips the tag; whatever else EXIF holds is not in our file
         other_tags = set(image.getexif()) - {0x0112}
@@ -97,8 +98,10 @@ def prepare(image: Image.Image) -> Prepared:
     if other_tags or image.info.get("xmp") or image.info.get("photoshop"):
         notes.append("metadata (EXIF, XMP) is not kept")
     profile = image.info.get("icc_profile") or b""
-    if image.mode in ("I", "F") or image.mode.startswith("I;16"):
+    wide = image.mode in ("I", "F") or image.mode.startswith("I;16")
+    if deep or wide:
         notes.append("the samples are reduced to 8 bits")
+    if wide:
         image = _eight_bits(image)
     if image.mode in ("CMYK", "YCbCr", "HSV", "LAB"):
         notes.append(f"{image.mode} is converted to RGB" + (", its colour profile is left out" if profile else ""))

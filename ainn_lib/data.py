@@ -271,7 +271,8 @@ def add(name: str, source: str | Path) -> Holding:
         _extract(source, target)
         return holding(name)
     if not data.files:
-        raise AINNError(f"no single image of {name} is known by hash: give its archive {Path(data.archive.url).name}")
+        raise AINNError(f"no single image of {name} is known by hash: " + (
+            f"give its archive {Path(data.archive.url).name}" if data.archive else f"{REGISTRY} is not here"))
     known = {h: file for file in data.files for h in (file.sha256, file.sha256_rgb) if h}
     named = {file.name: file for file in data.files}
     taken, unverified, wrong, extra = {}, [], [], []

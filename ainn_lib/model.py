@@ -101,6 +101,8 @@ class AINNConfig:
                 positive("pdm_widths", value)
             need(all(w % 2 == 0 for w in widths), f"pdm_widths must be even, got {widths}")
         need(self.quantization in ("noise", "ste"), f"quantization must be noise or ste, got {self.quantization!r}")
+        for name, values in (("clamp", [self.clamp]), ("input_offset", [self.input_offset]), ("lambdas", self.lambdas)):
+            need(all(isinstance(value, (int, float)) for value in values), f"{name} must be numeric, got {getattr(self, name)!r}")
         need(0 < self.clamp <= 10, f"clamp must lie above 0 and at most 10, got {self.clamp}")
         need(not self.ms_cfrm or self.squeeze, "ms_cfrm needs the squeeze: without it nothing is to be recovered")
         need(not self.ms_cfrm or self.M % 4 == 0, "ms_cfrm needs M divisible by 4")

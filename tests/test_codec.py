@@ -7,6 +7,7 @@ import sys
 import warnings
 import zlib
 
+import imagecodecs
 import numpy as np
 import pytest
 import torch
@@ -56,6 +57,13 @@ def test_bfloat16_is_opt_in_and_close(tiny):
     exact, fast = codec.decode(stream, tiny), codec.decode(stream, tiny, bf16=True)
     assert exact.tobytes() != fast.tobytes()
     assert abs(psnr(SMALL, exact) - psnr(SMALL, fast)) < 0.1
+
+
+def test_sixteen_bits_of_colour_are_told_though_pillow_halves_them_itself(tiny):
+    samples = np.full((64, 64, 3), 40000, np.uint16)
+    with Image.open(io.BytesIO(imagecodecs.png_encode(samples))) as image, pytest.warns(UserWarning, match="reduced to 8 bits"):
+        assert image.mode == "RGB"
+        codec.encode(image, tiny)
 
 
 @pytest.mark.parametrize("size", [(2**26, 1), (1, 2**26), (8192, 8193)])

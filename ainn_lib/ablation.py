@@ -358,7 +358,7 @@ def ablation_figure(rows: list[Row], short: list[Row] | None = None, anchor: str
             ax.plot(runs, [place] * len(runs), "o-", color=LOOK[PRESET][1], markersize=4, linewidth=1)
             ax.plot(before.get(name, []), [place + 0.25] * len(before.get(name, [])), "o-", color="0.5", markersize=3,
                     markerfacecolor="white", linewidth=0.7)
-        lengths = f"; open: after {short[0].steps:,} steps, filled: after {rows[0].steps:,}" if short else ""
+        lengths = f"\nopen: after {short[0].steps:,} steps, filled: after {rows[0].steps:,}" if short else ""
         ax.set(yticks=range(len(rates)), yticklabels=[TITLES[name] for name in rates],
                xlabel=f"BD-rate against {TITLES[anchor]} (%)\nleft is better; one dot a seed{lengths}")
         ax.invert_yaxis()

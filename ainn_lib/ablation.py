@@ -243,7 +243,7 @@ def collect(out: Path, source: str, path: Path = RESULTS) -> Path:
 
 def _commits(out: Path) -> set[str]:
     """The commits that trained, as the weights say; `provenance` names the one that collects."""
-    return {json.loads(file.read_text())["commit"] for file in out.glob("*/**/weights/*.json")}
+    return {json.loads(file.read_text())["commit"] for file in out.glob("**/weights/*.json")}
 
 
 def read_rows(path: Path = RESULTS) -> list[Row]:
@@ -262,7 +262,7 @@ def mean_curve(rows: Iterable[Row], variant: str) -> Curve:
 
 
 def against(rows: list[Row], anchor: str) -> dict[str, list[float]]:
-    """BD-rates (percent; NaN without a common range) of the ablation's runs against the mean curve of ``anchor``, one a seed."""
+    """BD-rates (percent; NaN without a common range) of the ablation's runs against the mean of ``anchor``'s, one a seed."""
     reference, result = mean_curve(rows, anchor), {}
     for row in (row for row in rows if row.variant in {*VARIANTS, HYPERPRIOR}):
         percent = bd_rate(reference, row.curve()).percent
@@ -275,7 +275,11 @@ def verdict(runs: list[float], reference: list[float]) -> str:
 
     >>> verdict([-3.0, -2.0], [-0.5, 0.5]), verdict([-1.0, 0.0], [-0.5, 0.5])
     ('better', 'no difference measured')
+    >>> verdict([-3.0], [-0.5, 0.5]), verdict([], [-0.5, 0.5])
+    ('one seed only', '-')
     """
+    if len(runs) < 2:
+        return "one seed only" if runs else "-"
     if any(map(math.isnan, runs)):
         return "no common range of PSNR"
     if max(runs) < min(reference):
@@ -300,14 +304,12 @@ def ablation_table(rows: list[Row], short: list[Row] | None = None, anchor: str 
     rates, lines = [against(training, anchor) for training in trainings], {}
     for name in (name for name in TITLES if any(name in runs for runs in rates)):
         own = next(row for row in (*rows, *(short or [])) if row.variant == name)
-        runs = rates[-1].get(name, [])
         lines[TITLES[name]] = {
             "parameters (M)": f"{own.parameters / 1e6:.2f}", "trained (M)": f"{own.trained / 1e6:.2f}",
             "kMAC/px": f"{own.kmac:.1f}",
             **{f"BD-rate, {training[0].steps:,} steps": _spread(of.get(name, [])) for training, of in
                zip(trainings, rates, strict=True)},
-            f"against {TITLES[anchor]}": "anchor" if name == anchor else "-" if not runs else
-            verdict(runs, rates[-1][anchor]) if len(runs) > 1 else "one seed only"}
+            f"against {TITLES[anchor]}": "anchor" if name == anchor else verdict(rates[-1].get(name, []), rates[-1][anchor])}
     return pd.DataFrame.from_dict(lines, orient="index").rename_axis("network")
 
 
@@ -356,8 +358,9 @@ def ablation_figure(rows: list[Row], short: list[Row] | None = None, anchor: str
         ax.axvspan(min(rates[anchor]), max(rates[anchor]), color="0.85", linewidth=0)
         for place, (name, runs) in enumerate(rates.items()):
             ax.plot(runs, [place] * len(runs), "o-", color=LOOK[PRESET][1], markersize=4, linewidth=1)
-            ax.plot(before.get(name, []), [place + 0.25] * len(before.get(name, [])), "o-", color="0.5", markersize=3,
-                    markerfacecolor="white", linewidth=0.7)
+            earlier = before.get(name, [])
+            ax.plot(earlier, [place + 0.25] * len(earlier), "o-", color="0.5", markersize=3, markerfacecolor="white",
+                    linewidth=0.7)
         lengths = f"\nopen: after {short[0].steps:,} steps, filled: after {rows[0].steps:,}" if short else ""
         ax.set(yticks=range(len(rates)), yticklabels=[TITLES[name] for name in rates],
                xlabel=f"BD-rate against {TITLES[anchor]} (%)\nleft is better; one dot a seed{lengths}")
@@ -375,7 +378,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--variants", nargs="+", default=[*VARIANTS, HYPERPRIOR], metavar="NAME")
     parser.add_argument("--seeds", nargs="+", type=int, default=list(SEEDS))
     parser.add_argument("--out", type=Path, default=ROOT / "runs" / "ablation", metavar="DIR")
-    parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE", help="what `collect` writes (default: the committed one)")
+    parser.add_argument("--json", type=Path, default=RESULTS, metavar="FILE",
+                        help="what `collect` writes (default: the committed one)")
     options = parser.parse_args(arguments)
     try:
         if options.action == "run":

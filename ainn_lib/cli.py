@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import AINNError
+from .errors import UNREADABLE, AINNError
 
 DEFAULT_MODEL = "tiny"
 
@@ -191,14 +191,16 @@ def _evaluate(o: argparse.Namespace) -> None:
         else:
             images = data.images(o.dataset)
         pool = stack.enter_context(workers(o.jobs))
-        label, jobs = Path(o.dataset).resolve().name, {}
+        label, planned = Path(o.dataset).resolve().name, {}
         wanted = [("codec", name) for name in (CODECS if o.codec == ["all"] else o.codec)]
         for kind, name in [*wanted, *(("model", name) for name in o.model)]:
-            output = o.out / f"{label}-{subject(kind, name).name}.json"  # an unknown name is told before anything is measured
-            if output in jobs:
-                raise AINNError(f"{jobs[output][1]} and {name} would both become {output}: measure them one by one, with two --out")
-            jobs[output] = kind, name
-        for output, (kind, name) in jobs.items():
+            # an unknown name is told before anything is measured
+            output = o.out / f"{label}-{subject(kind, name).name}.json"
+            if output in planned:
+                raise AINNError(f"{planned[output][1]} and {name} would both become {output}: measure them one by one, "
+                                "with two --out")
+            planned[output] = kind, name
+        for output, (kind, name) in planned.items():
             evaluate(images, label, kind, name, output, o.settings, pool)
             results = json.loads(output.read_text())["results"]
             print(f"{output}:")
@@ -239,7 +241,7 @@ def open_image(path: Path):
         raise AINNError(f"{path} does not exist") from None
     except UnidentifiedImageError:
         raise AINNError(f"{path} is no image that Pillow knows") from None
-    except (OSError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise AINNError(f"{path} cannot be read: {error}") from None
 
 

@@ -83,7 +83,7 @@ def prepare(image: Image.Image) -> Prepared:
     """
     if not isinstance(image, Image.Image):
         raise AINNError(f"expected a Pillow image, got {type(image).__name__}")
-    _check_size(*image.size)
+    check_size(*image.size)
     notes = []
     try:
         if getattr(image, "n_frames", 1) > 1:
@@ -223,7 +223,7 @@ def info(data: bytes) -> FileInfo:
                         f"{len(data)} bytes, {expected} expected")
     if zlib.crc32(data[:-4]) != int.from_bytes(data[-4:], "little"):
         raise AINNError("the file is damaged: its checksum does not fit")
-    _check_size(width, height)
+    check_size(width, height)
     if flags & ~GREY or (quality and not QUALITIES[0] <= quality / GRID <= QUALITIES[1]):
         raise AINNError("the file's header is damaged")
     mode = ("L" if flags & GREY else "RGB") + ("A" if lengths[1] else "")
@@ -303,7 +303,7 @@ def _unpack_alpha(data: bytes, width: int, height: int) -> np.ndarray:
         with Image.open(io.BytesIO(data), formats=["PNG"]) as plane:
             if plane.size == (width, height) and plane.mode == "L":
                 return np.asarray(plane)
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+    except UNREADABLE:
         pass
     raise AINNError("the file's alpha plane is damaged")
 
@@ -328,8 +328,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.clip(np.nan_to_num(samples) / full * 255, 0, 255).round().astype(np.uint8))
 
 
-def _check_size(width: int, height: int) -> None:
+def check_size(width: int, height: int) -> None:
+    """Raises AINNError for an image without pixels, or that covers more than `MAX_PIXELS`."""
     if width < 1 or height < 1:
         raise AINNError("the image has no pixels")
     if -(-width // 64) * -(-height // 64) * 64**2 > MAX_PIXELS:  # what the networks see: a thin image is padded to much more
-        raise AINNError(f"the image has {width}x{height} pixels; at most {MAX_PIXELS} are accepted, in whole blocks of 64x64")
+        raise AINNError(f"the image has {width}x{height} pixels; at most {MAX_PIXELS} are accepted, "
+                        "in whole blocks of 64x64")

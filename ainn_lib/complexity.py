@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils.flop_counter import FlopCounterMode
 
-from .codec import MAX_PIXELS, TILE, TILED_FROM
+from .codec import TILE, TILED_FROM, check_size
 from .context import PAST
 from .curves import BLUE, RED, STYLE
 from .errors import AINNError
@@ -66,8 +66,7 @@ def stage_costs(model: AINN, height: int, width: int) -> list[StageCost]:
     >>> sum(c.parameters for c in stage_costs(tiny, 64, 64)) == sum(p.numel() for p in tiny.parameters())
     True
     """
-    if height < 1 or width < 1 or height * width > MAX_PIXELS:
-        raise AINNError(f"an image has from 1 to {MAX_PIXELS} pixels, got {width}x{height}")
+    check_size(width, height)
     with torch.device("meta"):  # sizes without values
         model = AINN(model.config).eval()
         own, costs = _parameters(model), []

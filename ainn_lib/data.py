@@ -19,7 +19,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .errors import AINNError
+from .errors import UNREADABLE, AINNError
 
 EMBEDDED = ("astronaut", "chelsea", "coffee", "rocket")
 IMAGES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".ppm")
@@ -266,7 +266,7 @@ def add(name: str, source: str | Path) -> Holding:
     """
     data, source, target = dataset(name), Path(source), home() / name
     if source.is_file() and data.archive:
-        if _sha256(source) != data.archive.sha256:
+        if file_sha256(source) != data.archive.sha256:
             raise AINNError(f"{source} is not the archive of {name}: its checksum is another")
         _extract(source, target)
         return holding(name)
@@ -277,7 +277,7 @@ def add(name: str, source: str | Path) -> Holding:
     named = {file.name: file for file in data.files}
     taken, unverified, wrong, extra = {}, [], [], []
     for path in images(source).values():
-        file = known.get(_sha256(path)) or known.get(_sha256_rgb(path)) or named.get(path.name)
+        file = known.get(file_sha256(path)) or known.get(_sha256_rgb(path)) or named.get(path.name)
         if file is None:
             extra.append(path.name)
         elif not _matches(path, file):
@@ -291,7 +291,7 @@ def add(name: str, source: str | Path) -> Holding:
         raise AINNError(f"{source} holds no image of {name}")
     with arriving(target) as scratch:
         for path, file in taken.values():
-            if file.sha256 and _sha256(path) != file.sha256:
+            if file.sha256 and file_sha256(path) != file.sha256:
                 with Image.open(path) as image:
                     image.convert("RGB").save(scratch / file.name, "PNG")
             else:
@@ -299,21 +299,22 @@ def add(name: str, source: str | Path) -> Holding:
     return replace(holding(name), extra=tuple(extra), unverified=tuple(unverified))
 
 
-def _sha256(path: Path) -> str | None:
+def file_sha256(path: Path) -> str | None:
+    """The SHA-256 of a file's bytes, in hexadecimal digits; None for a file that cannot be read."""
     with contextlib.suppress(OSError), open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _sha256_rgb(path: Path) -> str | None:
-    with contextlib.suppress(OSError, ValueError, SyntaxError, Image.DecompressionBombError), Image.open(path) as image:
+    with contextlib.suppress(*UNREADABLE), Image.open(path) as image:
         return hashlib.sha256(image.convert("RGB").tobytes()).hexdigest()
 
 
 def _matches(path: Path, file: File) -> bool:
     """Whether a file is that image, as far as is known: by hash, or else by number of pixels."""
     if file.sha256:
-        return _sha256(path) == file.sha256 or file.sha256_rgb is not None and _sha256_rgb(path) == file.sha256_rgb
-    with contextlib.suppress(OSError, ValueError, Image.DecompressionBombError), Image.open(path) as image:
+        return file_sha256(path) == file.sha256 or file.sha256_rgb is not None and _sha256_rgb(path) == file.sha256_rgb
+    with contextlib.suppress(*UNREADABLE), Image.open(path) as image:
         return image.width * image.height == file.pixels
     return False
 

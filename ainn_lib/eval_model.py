@@ -39,7 +39,8 @@ class EvalModel(nn.Module):
     def decompress(self, strings: list[list[bytes]], shape: torch.Size) -> dict[str, Tensor]:
         """The file's bytes -> ``x_hat`` (1, 3, H, W), 8-bit values over 255."""
         pixels = np.array(codec.decode(strings[0][0], self.net))
-        return {"x_hat": torch.from_numpy(pixels).permute(2, 0, 1)[None].float().to(next(self.net.parameters()).device) / 255}
+        x_hat = torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 255
+        return {"x_hat": x_hat.to(next(self.net.parameters()).device)}
 
     def forward(self, x: Tensor) -> dict:
         """The estimate of ``--entropy-estimation``: no file is made."""

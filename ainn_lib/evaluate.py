@@ -12,7 +12,6 @@ import contextlib
 import copy
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import statistics
@@ -29,7 +28,7 @@ from tqdm import tqdm
 
 from . import codec, codecs
 from .codecs import Codec
-from .data import EMBEDDED, photo
+from .data import EMBEDDED, file_sha256, photo
 from .errors import UNREADABLE, AINNError
 from .metrics import ms_ssim, psnr
 from .model import AINN
@@ -109,10 +108,7 @@ def evaluate(images: dict[str, Path], dataset: str, kind: str, name: str, output
              "images": len(images), "source": "measured here", "protocol": PROTOCOL}
     output = Path(output)
     output.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        hashes = {image: hashlib.sha256(path.read_bytes()).hexdigest() for image, path in images.items()}
-    except OSError as error:
-        raise AINNError(f"{error.filename} cannot be read: {error.strerror}") from None
+    hashes = {image: file_sha256(path) for image, path in images.items()}
     with _Rows(output.with_suffix(".part"), {**facts, "settings": settings, "files": sorted(images)}, hashes) as rows, \
             contextlib.ExitStack() as stack:
         todo = [(image, setting) for image in sorted(images) for setting in settings if (image, setting) not in rows.done]

@@ -102,7 +102,8 @@ class AINNConfig:
             need(all(w % 2 == 0 for w in widths), f"pdm_widths must be even, got {widths}")
         need(self.quantization in ("noise", "ste"), f"quantization must be noise or ste, got {self.quantization!r}")
         for name, values in (("clamp", [self.clamp]), ("input_offset", [self.input_offset]), ("lambdas", self.lambdas)):
-            need(all(isinstance(value, (int, float)) for value in values), f"{name} must be numeric, got {getattr(self, name)!r}")
+            need(all(isinstance(value, (int, float)) for value in values),
+                 f"{name} must be numeric, got {getattr(self, name)!r}")
         need(0 < self.clamp <= 10, f"clamp must lie above 0 and at most 10, got {self.clamp}")
         need(not self.ms_cfrm or self.squeeze, "ms_cfrm needs the squeeze: without it nothing is to be recovered")
         need(not self.ms_cfrm or self.M % 4 == 0, "ms_cfrm needs M divisible by 4")
@@ -168,7 +169,8 @@ class AINN(CompressionModel):
         self.h_s = _sequence(conv3x3(N, N), subpel_conv3x3(N, N, 2), conv3x3(N, wide), subpel_conv3x3(wide, wide, 2),
                              conv3x3(wide, c.hyper_out))
         self.context_prediction = MaskedConv2d(M, c.context_out, kernel_size=5, padding=2)
-        self.context_prediction.weight.data *= self.context_prediction.mask  # else only `forward` does it, and the identity changes
+        # else only `forward` masks, and the identity would change
+        self.context_prediction.weight.data *= self.context_prediction.mask
         first, second = c.parameter_widths
         self.entropy_parameters = _sequence(
             nn.Conv2d(c.hyper_out + c.context_out, first, 1), nn.Conv2d(first, second, 1), nn.Conv2d(second, 2 * M, 1))

@@ -218,10 +218,9 @@ def train(model: AINN, images: list[Tensor], validation: list[Tensor], recipe: R
         nn.Module.load_state_dict(model, state["model"])
         start, minutes = state["step"], state["minutes"]
     module, optimizer = set_up(model, recipe, fabric)
-    if state:
-        optimizer.load_state_dict(state["optimizer"])
     log, running = _Log(folder / "log.csv", start), {}
     if state:
+        optimizer.load_state_dict(state["optimizer"])
         log.sums, log.count = state.get("log", ({}, 0))
     began = time.monotonic()
     bar = tqdm(range(start, recipe.steps), initial=start, total=recipe.steps,
@@ -260,7 +259,8 @@ def _settle(model: AINN, images: list[Tensor], validation: list[Tensor], recipe:
                                       "precision": fabric.strategy.precision.precision, **origin}))
     kept = folder / "run.json"
     if kept.exists():
-        known = {"precision": "32-true", **origin, **json.loads(kept.read_text())}  # an older version's run knows fewer settings
+        # a run of an older version knows fewer settings
+        known = {"precision": "32-true", **origin, **json.loads(kept.read_text())}
         known["recipe"] = {**json.loads(json.dumps(asdict(Recipe()))), **known["recipe"]}
         if recipe.steps is None:
             recipe = replace(recipe, steps=known["recipe"]["steps"])
@@ -319,7 +319,8 @@ def set_up(model: AINN, recipe: Recipe, fabric: Fabric) -> tuple[nn.Module, torc
     transform = [p for name, p in parameters.items() if not name.startswith(ENTROPY_PARTS)]
     groups = [{"params": part, "lr": lr, "base": lr} for part, lr in ((transform, recipe.lr), (entropy, recipe.entropy_lr))]
     if not parameters:
-        raise AINNError("nothing to train: all parameters stand still (`load_pretrained` gives such a network, `start_from` does not)")
+        raise AINNError("nothing to train: all parameters stand still (`load_pretrained` gives such a network, "
+                        "`start_from` does not)")
     optimizer = torch.optim.Adam([group for group in groups if group["params"]])
     return fabric.setup(model.to(memory_format=torch.channels_last).train(), optimizer)
 

@@ -122,14 +122,14 @@ def find_by_identity(wanted: str) -> AINN:
     for folder in weight_folders():
         for about in sorted(folder.glob("*.json")) if folder.is_dir() else []:
             try:
-                found = read_about(about).get("identity") == wanted
+                if read_about(about).get("identity") != wanted:
+                    continue
             except AINNError:  # some other file of the user's: no reason to stop looking
                 continue
-            if found:
-                model = load_pretrained(about.resolve().with_suffix(""))
-                if identity(model) != wanted:
-                    raise AINNError(f"the weights {about.stem} give other tables on this machine than where the file was made")
-                return model
+            model = load_pretrained(about.resolve().with_suffix(""))
+            if identity(model) != wanted:
+                raise AINNError(f"the weights {about.stem} give other tables here than where the file was made")
+            return model
     raise AINNError(f"this file was made with the weights {wanted}, which are not here; "
                     "put them into data/weights or a folder named by $AINN_WEIGHTS, or pass the model")
 

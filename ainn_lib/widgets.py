@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from . import codec, curves, entropy, inside, theory
-from .errors import AINNError
+from .errors import UNREADABLE, AINNError
 from .invertible import Coupling
 from .metrics import psnr
 from .model import AINN
@@ -515,7 +515,7 @@ def own_photo(data: bytes, side: int = 256) -> tuple[Image.Image, str]:
     try:
         image = Image.open(io.BytesIO(data))
         prepared = codec.prepare(image)
-    except (UnidentifiedImageError, OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         bomb = isinstance(error, Image.DecompressionBombError)
         raise AINNError("this image has far too many pixels" if bomb else "this file is no image that can be read") from None
     notes, picture = list(prepared.notes), Image.fromarray(prepared.rgb)

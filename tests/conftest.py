@@ -1,8 +1,16 @@
+import matplotlib.pyplot as plt
 import pytest
 import torch
 
 import ainn_lib  # noqa: F401  (first: its shim lets torchvision import)
 from ainn_lib import AINN, load_pretrained
+
+
+@pytest.fixture(autouse=True)
+def no_figure_left():
+    """Each test begins without open figures, also where the one before it failed: some count them."""
+    yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="session")

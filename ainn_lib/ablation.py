@@ -336,13 +336,16 @@ def above(anchor: Row, test: Row) -> tuple[float, ...]:
                  if anchor.bpp[0] <= bpp <= anchor.bpp[-1])
 
 
-def prices(rows: list[Row] | None = None) -> list[Price]:
-    """What is lost with dead leaves in place of photos, and won with one network for each rate in place of one for all."""
-    rows = read_rows(SHORT) if rows is None else rows
-    chosen = {row.variant: row for row in rows if row.seed == SEEDS[0]}
+def prices(*trainings: list[Row]) -> list[Price]:
+    """What is lost with dead leaves in place of photos, and won with one network for each rate in place of one for all.
+
+    ``trainings``: the rows of each length of training (default: both committed files); each gives the prices that it holds,
+    against `all modules` of the same length.
+    """
     questions = {DEAD_LEAVES: "Dead leaves in place of photos:", FIXED: "One network for one rate, in place of one for all:"}
-    return [Price(question, above(chosen["all"], row), row.steps, row.minutes / (len(row.bpp) if name == FIXED else 1))
-            for name, question in questions.items() if (row := chosen.get(name))]
+    chosen = [{row.variant: row for row in rows if row.seed == SEEDS[0]} for rows in trainings or (read_rows(SHORT), read_rows())]
+    return [Price(question, above(of["all"], row), row.steps, row.minutes / (len(row.bpp) if name == FIXED else 1))
+            for name, question in questions.items() for of in chosen if (row := of.get(name))]
 
 
 def ablation_figure(rows: list[Row], short: list[Row] | None = None, anchor: str = "plain") -> Figure:

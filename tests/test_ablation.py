@@ -51,6 +51,9 @@ def test_decibels_at_equal_rate():
     assert ablation.above(anchor, test) == pytest.approx((0.5, -0.25))  # at 0.1 the anchor has no point: left out
     price = ablation.prices([anchor, replace(test, variant="fixed-rate"), replace(test, variant="dead-leaves")])
     assert [p.decibels for p in price] == [pytest.approx((0.5, -0.25))] * 2 and "+0.12 dB at equal rate" in price[0].answer
+    shorter = [replace(r, steps=5) for r in (row("all", 0, 1.1), row("dead-leaves", 0, 1.1))]
+    both = ablation.prices(shorter, [anchor, replace(test, variant="dead-leaves")])
+    assert [(p.steps, p.decibels) for p in both] == [(5, pytest.approx((0,) * 5)), (10, pytest.approx((0.5, -0.25)))]
 
 
 def test_all_variants_start_as_one_codec():

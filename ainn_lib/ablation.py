@@ -34,14 +34,13 @@ from .curves import LOOK, STYLE, Curve, bd_rate, gains
 from .errors import AINNError
 from .evaluate import as_codec, compact_json, measure, summarise
 from .model import AINN
-from .provenance import provenance
+from .provenance import ROOT, provenance
 from .rate import lagrangian
 from .recipe import Recipe, learning_rate
 from .samples import draw_sample, hold_out, load_photos
 from .train import QUANTILES_EVERY, Devices, rd_loss, train_preset
 from .weights import load_pretrained
 
-ROOT = Path(__file__).resolve().parent.parent
 RESULTS = ROOT / "figures" / "data" / "ablation.json"
 SHORT = RESULTS.with_name("ablation_short.json")  #: the same after a tenth of the steps
 PRESET, SEEDS, PLAIN = "student", (0, 1), {"fdsm": False, "cfrm": False, "pdm": "none"}

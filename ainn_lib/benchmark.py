@@ -30,9 +30,8 @@ from .entropy import latent_coder
 from .errors import AINNError
 from .linear import start_as_linear_codec
 from .model import AINN, PRESETS
-from .provenance import provenance
+from .provenance import ROOT, provenance
 
-ROOT = Path(__file__).resolve().parent.parent
 WIDTH, HEIGHT, REPEATS = 768, 512, 5
 EXPLORERS = "explorers"
 

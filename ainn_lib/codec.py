@@ -18,6 +18,7 @@ EXIF, XMP and other metadata, further frames  not kept, told by a warning
 ====================  =====================================================================================
 """
 
+import functools
 import io
 import struct
 import warnings
@@ -74,6 +75,14 @@ class Prepared:
     profile: bytes
     notes: tuple[str, ...]  #: what could not be kept
 
+    @functools.cached_property
+    def packed(self) -> tuple[bytes, bytes]:
+        """Alpha plane (PNG) and colour profile (zlib) as a file holds them; empty where there is none."""
+        alpha = io.BytesIO()
+        if self.alpha is not None:
+            Image.fromarray(self.alpha).save(alpha, "PNG", optimize=True)
+        return alpha.getvalue(), zlib.compress(self.profile, 9) if self.profile else b""
+
 
 def prepare(image: Image.Image) -> Prepared:
     """Rotate as EXIF says, and part an image of any mode into 8-bit RGB, alpha and colour profile.
@@ -129,9 +138,9 @@ def encode(image: Image.Image, model: AINN, quality: float | None = None) -> byt
     Raises:
         AINNError: for a quality on a fixed-rate network or out of range, and for an image that `prepare` refuses.
     """
-    quality = _quality(model, quality)
+    quality = quality_of(model, quality)
     prepared = _prepared(image)
-    return _container(prepared, model, quality, entropy.encode(model, _analyse(prepared, model), quality))
+    return container(prepared, model, quality, entropy.encode(model, analyse(prepared, model), quality))
 
 
 @torch.no_grad()
@@ -142,12 +151,12 @@ def encode_to_bpp(image: Image.Image, model: AINN, bpp: float) -> bytes:
     if not bpp > 0:
         raise AINNError(f"bits per pixel must be above 0, got {bpp}")
     prepared = _prepared(image)
-    y = _analyse(prepared, model)
+    y = analyse(prepared, model)
     pixels = prepared.rgb.shape[0] * prepared.rgb.shape[1]
     low, high, best = int(QUALITIES[0] * GRID), int(QUALITIES[1] * GRID), None
     while low <= high:
         middle = (low + high) // 2 if best else low  # the smallest file first: is there one at all?
-        data = _container(prepared, model, middle / GRID, entropy.encode(model, y, middle / GRID))
+        data = container(prepared, model, middle / GRID, entropy.encode(model, y, middle / GRID))
         if 8 * len(data) <= bpp * pixels:
             best, low = data, middle + 1
         elif best is None:
@@ -160,11 +169,11 @@ def encode_to_bpp(image: Image.Image, model: AINN, bpp: float) -> bytes:
 @torch.no_grad()
 def reconstruct(image: Image.Image, model: AINN, quality: float | None = None) -> Image.Image:
     """The encoder's own reconstruction: what `decode` gives for `encode`'s bytes, without making them."""
-    quality = _quality(model, quality)
+    quality = quality_of(model, quality)
     prepared = _prepared(image)
-    y_hat = entropy.encode_latent(model, _analyse(prepared, model), quality).y_hat
+    y_hat = entropy.encode_latent(model, analyse(prepared, model), quality).y_hat
     height, width, _ = prepared.rgb.shape
-    return _finish(_synthesise(y_hat, model, height, width), prepared.grey, prepared.alpha, prepared.profile)
+    return finish(synthesise(y_hat, model, height, width), prepared.grey, prepared.alpha, prepared.profile)
 
 
 @torch.no_grad()
@@ -197,8 +206,8 @@ def decode(data: bytes, model: AINN | None = None, bf16: bool = False) -> Image.
     shape = (1, model.config.latent_channels, -(-about.height // 16), -(-about.width // 16))
     y_hat = entropy.decode(model, latent, shape, about.quality)
     with torch.autocast(y_hat.device.type, torch.bfloat16, enabled=bf16):
-        rgb = _synthesise(y_hat, model, about.height, about.width)
-    return _finish(rgb, "L" in about.mode, alpha, profile)
+        rgb = synthesise(y_hat, model, about.height, about.width)
+    return finish(rgb, "L" in about.mode, alpha, profile)
 
 
 def info(data: bytes) -> FileInfo:
@@ -237,7 +246,12 @@ def to_tensor(rgb: np.ndarray) -> Tensor:
     return torch.from_numpy(rgb).permute(2, 0, 1)[None].float() / 255
 
 
-def _quality(model: AINN, quality: float | None) -> float | None:
+def quality_of(model: AINN, quality: float | None) -> float | None:
+    """The quality that a file says, in steps of 1/256; None is the default's, or the only one of a fixed-rate network.
+
+    Raises:
+        AINNError: for a quality on a fixed-rate network, or out of range.
+    """
     if not model.config.variable_rate:
         if quality is not None:
             raise AINNError("this network has one fixed rate; it takes no quality")
@@ -256,18 +270,21 @@ def _tile(height: int, width: int) -> int | None:
     return TILE if height * width > TILED_FROM else None
 
 
-def _analyse(prepared: Prepared, model: AINN) -> Tensor:
+def analyse(prepared: Prepared, model: AINN) -> Tensor:
+    """g_a of the image's pixels, in tiles where they are many: (1, M, h, w)."""
     height, width, _ = prepared.rgb.shape
     like = model.entropy_bottleneck.quantiles
     return model.g_a(to_tensor(prepared.rgb).to(like), _tile(height, width))
 
 
-def _synthesise(y_hat: Tensor, model: AINN, height: int, width: int) -> np.ndarray:
+def synthesise(y_hat: Tensor, model: AINN, height: int, width: int) -> np.ndarray:
+    """g_s of a latent (1, M, h, w), in tiles where the pixels are many: (height, width, 3), uint8."""
     x_hat = model.g_s(y_hat, _tile(height, width))[0, :, :height, :width].float()
     return x_hat.clamp_(0, 1).mul_(255).round_().permute(1, 2, 0).to(torch.uint8).cpu().numpy()
 
 
-def _finish(rgb: np.ndarray, grey: bool, alpha: np.ndarray | None, profile: bytes) -> Image.Image:
+def finish(rgb: np.ndarray, grey: bool, alpha: np.ndarray | None, profile: bytes) -> Image.Image:
+    """The image that comes back: in mode L, LA, RGB or RGBA, with its colour profile."""
     image = Image.fromarray(rgb)
     if grey:
         image = image.convert("L")
@@ -278,13 +295,9 @@ def _finish(rgb: np.ndarray, grey: bool, alpha: np.ndarray | None, profile: byte
     return image
 
 
-def _container(prepared: Prepared, model: AINN, quality: float | None, latent: bytes) -> bytes:
-    alpha = b""
-    if prepared.alpha is not None:
-        buffer = io.BytesIO()
-        Image.fromarray(prepared.alpha).save(buffer, "PNG", optimize=True)
-        alpha = buffer.getvalue()
-    profile = zlib.compress(prepared.profile, 9) if prepared.profile else b""
+def container(prepared: Prepared, model: AINN, quality: float | None, latent: bytes) -> bytes:
+    """The bytes of the file, given those of its latent."""
+    alpha, profile = prepared.packed
     height, width, _ = prepared.rgb.shape
     header = _HEADER.pack(MAGIC, VERSION, GREY if prepared.grey else 0, bytes.fromhex(identity(model)), width, height,
                           round(quality * GRID) if quality else 0, len(latent), len(alpha), len(profile))

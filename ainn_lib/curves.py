@@ -22,8 +22,8 @@ from matplotlib.lines import Line2D
 
 from .data import DATASETS
 from .errors import AINNError
+from .provenance import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 MEASURED, PUBLISHED = ROOT / "figures" / "data" / "rd", ROOT / "data" / "published"
 STYLE = Path(__file__).with_name("ainn.mplstyle")
 PANELS = {"kodak": "Kodak", "clic2020-mobile-valid": "CLIC Mobile", "clic2020-professional-valid": "CLIC Professional",

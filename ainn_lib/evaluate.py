@@ -253,16 +253,3 @@ def without(model: AINN, module: str) -> AINN:
         for level in [*model.levels, *(() if model.config.tied else model.synthesis_levels)]:
             level.couplings = nn.ModuleList()
     return model.eval()
-
-
-@torch.no_grad()
-def knockouts(images: dict[str, Image.Image], model: AINN, quality: float | None = None) -> dict[str, dict[str, float]]:
-    """What each module does: mean PSNR (dB) and bpp of the whole network, and their change without one module at a time."""
-    def point(network: AINN) -> dict[str, float]:
-        subject = as_codec(network, "network")
-        rows = [measure(subject, image, quality) for image in images.values()]
-        return {key: statistics.fmean(row[key] for row in rows) for key in ("psnr-rgb", "bpp")}
-
-    whole = point(model)
-    changes = {module: point(without(model, module)) for module in MODULES}
-    return {"all": whole, **{module: {key: p[key] - whole[key] for key in p} for module, p in changes.items()}}

@@ -83,11 +83,11 @@ def coded(model: AINN, image: Image.Image, quality: float | None = None) -> Code
     Raises:
         AINNError: for a side that is no multiple of 16, or a quality that the model does not take.
     """
-    x, quality = as_tensor(image, model), codec._quality(model, quality)
+    x, quality = as_tensor(image, model), codec.quality_of(model, quality)
     y = model.g_a(x)
     gain, inverse_gain, _ = model.gains(quality)
     latent = entropy.encode_latent(model, y, quality)
-    file = codec._container(codec.prepare(image), model, quality, latent.data)
+    file = codec.container(codec.prepare(image), model, quality, latent.data)
     return Coded(x, latent.y_hat.to(y), y * gain * inverse_gain, inverse_gain, len(file))
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 
+ROOT = Path(__file__).resolve().parent.parent  #: of the checkout, or where the package is installed
 PACKAGES = ("torch", "compressai", "constriction", "numpy", "Pillow", "imagecodecs", "imageio-ffmpeg")
 
 
@@ -34,8 +35,7 @@ def _processor() -> str:
 
 def _commit() -> str | None:
     def git(*words: str) -> str:
-        folder = Path(__file__).resolve().parent
-        return subprocess.run(("git", *words), cwd=folder, capture_output=True, text=True, check=True).stdout.strip()
+        return subprocess.run(("git", *words), cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")

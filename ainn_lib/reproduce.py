@@ -16,9 +16,9 @@ from .codecs import CODECS
 from .curves import MEASURED, OURS
 from .evaluate import embedded, evaluate, workers
 from .model import AINN
+from .provenance import ROOT
 from .weights import available
 
-ROOT = Path(__file__).resolve().parent.parent
 CELL_TIMEOUT = 900  # seconds
 
 

@@ -61,14 +61,3 @@ def _run_tiled(stage: Stage, maps: Maps, side: int) -> Maps:
             for result, t in zip(results, tiles, strict=True):
                 result[:, :, rows, columns] = t[:, :, inner[0], inner[1]]
     return tuple(results)
-
-
-def reach_in_pixels(stages: Iterable[Stage], pixels_per_sample: int) -> int | None:
-    """Receptive field radius of a transform in image pixels, given the pixels per sample of its input; None: unlimited."""
-    total, scale = 0.0, float(pixels_per_sample)
-    for stage in stages:
-        if stage.reach is None:
-            return None
-        total += (stage.reach + stage.align - 1) * scale
-        scale /= stage.step
-    return int(total)

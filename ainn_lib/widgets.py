@@ -110,7 +110,7 @@ class DeltaNumbers:
 def _analysed(pixels: bytes, height: int, width: int, model: AINN, weights: str) -> torch.Tensor:
     # the weights' identity is there because a model may be trained on between two calls
     rgb = np.frombuffer(bytearray(pixels), np.uint8).reshape(height, width, 3)
-    return codec._analyse(codec.Prepared(rgb, False, None, b"", ()), model)
+    return codec.analyse(codec.Prepared(rgb, False, None, b"", ()), model)
 
 
 def latent(image: Image.Image, model: AINN) -> torch.Tensor:
@@ -157,11 +157,11 @@ def at_quality(image: Image.Image, model: AINN, quality: float) -> tuple[Figure,
 
     The picture is the encoder's own reconstruction, which `codec.decode` gives for the same file.
     """
-    quality, prepared = codec._quality(model, quality), codec.prepare(image)
+    quality, prepared = codec.quality_of(model, quality), codec.prepare(image)
     coded = entropy.encode_latent(model, latent(image, model), quality)
-    size = len(codec._container(prepared, model, quality, coded.data))
-    rgb = codec._synthesise(coded.y_hat, model, image.height, image.width)
-    decoded = codec._finish(rgb, prepared.grey, prepared.alpha, b"")
+    size = len(codec.container(prepared, model, quality, coded.data))
+    rgb = codec.synthesise(coded.y_hat, model, image.height, image.width)
+    decoded = codec.finish(rgb, prepared.grey, prepared.alpha, b"")
     numbers = QualityNumbers(quality, size, 8 * size / (image.width * image.height), psnr(image, decoded))
     return _panels({f"{numbers.bpp:.3f} bpp, {numbers.psnr:.2f} dB": decoded.convert("RGB"),
                     "bits for each 16x16 block": coded.y_bits.sum(0).numpy()}, size=image.size), numbers
@@ -192,10 +192,10 @@ def at_rounding(image: Image.Image, model: AINN, quality: float | None, delta: f
     """
     if not 0.25 <= delta <= 8:
         raise AINNError(f"delta must lie from 0.25 to 8, got {delta}")
-    gain, inverse_gain, bias = model.gains(codec._quality(model, quality))
+    gain, inverse_gain, bias = model.gains(codec.quality_of(model, quality))
     y = latent(image, model) * gain / delta
     coded = entropy.latent_coder(model).encode(y[0].double(), model.h_a(y)[0].double(), bias, inverse_gain * delta)
-    decoded = codec._synthesise(coded.y_hat, model, image.height, image.width)
+    decoded = codec.synthesise(coded.y_hat, model, image.height, image.width)
     original = np.asarray(image.convert("RGB"))
     numbers = RoundingNumbers(delta, len(coded.data), 8 * len(coded.data) / (image.width * image.height),
                               (coded.symbols == 0).double().mean().item(), psnr(image, Image.fromarray(decoded)))

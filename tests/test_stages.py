@@ -5,7 +5,7 @@ import torch
 from conftest import shaken
 
 from ainn_lib import AINN
-from ainn_lib.stages import reach_in_pixels, run_stages
+from ainn_lib.stages import run_stages
 
 
 def model_of(**overrides) -> AINN:
@@ -40,6 +40,17 @@ def test_every_stated_reach_is_needed():
                 tiled = run_stages([shorter], maps, tile=max(maps[0].shape[2:]) * max(1, int(stage.step)) // 2)
                 assert max((a - b).abs().max() for a, b in zip(whole, tiled, strict=True)) > 1e-9, stage.name
             maps = whole
+
+
+def reach_in_pixels(stages, pixels_per_sample):
+    """Receptive field radius of a transform in image pixels, given the pixels per sample of its input; None: unlimited."""
+    total, scale = 0.0, float(pixels_per_sample)
+    for stage in stages:
+        if stage.reach is None:
+            return None
+        total += (stage.reach + stage.align - 1) * scale
+        scale /= stage.step
+    return int(total)
 
 
 def test_receptive_field_in_pixels():

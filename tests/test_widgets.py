@@ -86,7 +86,7 @@ def test_the_stream_of_the_rounding_explorer_decodes_with_its_step(tiny, monkeyp
     _, inverse_gain, bias = tiny.gains(4)
     coded, _ = streams[0]
     y_hat = entropy.latent_coder(tiny).decode(coded.data, 4, 6, bias, 2 * inverse_gain)
-    picture = Image.fromarray(codec._synthesise(y_hat, tiny, 64, 96))
+    picture = Image.fromarray(codec.synthesise(y_hat, tiny, 64, 96))
     assert numbers.bytes == len(coded.data) and numbers.psnr == psnr(CHELSEA, picture)
 
 

@@ -32,13 +32,14 @@ from .codecs import Codec
 from .complexity import kmac
 from .curves import LOOK, STYLE, Curve, bd_rate, gains
 from .errors import AINNError
+from .files import whole_file
 from .evaluate import as_codec, compact_json, measure, summarise
 from .model import AINN
 from .provenance import ROOT, provenance
 from .rate import lagrangian
 from .recipe import Recipe, learning_rate
 from .samples import draw_sample, hold_out, load_photos
-from .train import QUANTILES_EVERY, Devices, rd_loss, train_preset
+from .train import LEAVES, QUANTILES_EVERY, Devices, rd_loss, train_preset
 from .weights import load_pretrained
 
 RESULTS = ROOT / "figures" / "data" / "ablation.json"
@@ -101,8 +102,10 @@ def run(variant: str, seed: int, source: str | Path, images: dict[str, Path], da
     kept = folder / "row.json"
     if kept.exists():
         row = _row(json.loads(kept.read_text()))
-        if row.dataset != dataset or variant != HYPERPRIOR and row.steps != steps:
-            raise AINNError(f"{folder} holds a run of {row.steps} steps, measured on {row.dataset}; choose another folder")
+        trained_on = {facts["data"] for facts in _facts(folder)} - {LEAVES}
+        if row.dataset != dataset or variant != HYPERPRIOR and row.steps != steps or trained_on - {Path(source).name}:
+            raise AINNError(f"{folder} holds a run of {row.steps} steps on {', '.join(trained_on) or 'other data'}, measured "
+                            f"on {row.dataset}; choose another folder")
         return row
     recipe = Recipe(steps=steps, seed=seed, validate_every=steps)
     points = FIXED_POINTS if variant == FIXED else POINTS
@@ -221,28 +224,33 @@ def _read(networks: dict[float, MeanScaleHyperprior], file: bytes) -> Image.Imag
 # -- from the committed JSON -------------------------------------------------------------------------------------------
 
 
-def collect(out: Path, source: str, path: Path = RESULTS) -> Path:
+def collect(out: Path, path: Path = RESULTS) -> Path:
     """Write the rows of all finished runs into one JSON file.
 
     Raises:
-        AINNError: when there are none, or their numbers of steps differ.
+        AINNError: when there are none, or their numbers of steps or their photos differ.
     """
     rows = [json.loads(file.read_text()) for file in sorted(out.glob("*/row.json"))]
     if len({row["steps"] for row in rows if row["variant"] != HYPERPRIOR}) != 1:
         raise AINNError(f"{out} holds no finished runs of one length")
+    photos = {facts["data"] for facts in _facts(out)} - {LEAVES}
+    if len(photos) != 1:
+        raise AINNError(f"{out} holds runs that saw different photos: {', '.join(sorted(photos))}")
     order = list(TITLES)
     rows.sort(key=lambda row: (order.index(row["variant"]), row["seed"]))
     run = json.loads((out / f"{rows[0]['variant']}-{rows[0]['seed']}" / "run.json").read_text())
-    facts = {"source": "measured here", "training photos": source, "lambdas": run["config"]["lambdas"],
+    facts = {"source": "measured here", "training photos": photos.pop(), "lambdas": run["config"]["lambdas"],
              "start": "the same linear codec", "points": POINTS, "precision": run["precision"], "recipe": run["recipe"],
-             **provenance(), "training commits": sorted(_commits(out)), "rows": rows}
-    path.write_text(compact_json(facts))
+             **provenance(),  # it names the commit that collects; the next line, those that trained
+             "training commits": sorted({str(facts["commit"]) for facts in _facts(out)}), "rows": rows}
+    with whole_file(path) as file:
+        file.write(compact_json(facts).encode())
     return path
 
 
-def _commits(out: Path) -> set[str]:
-    """The commits that trained, as the weights say; `provenance` names the one that collects."""
-    return {json.loads(file.read_text())["commit"] for file in out.glob("**/weights/*.json")}
+def _facts(out: Path) -> list[dict]:
+    """What the weights below a folder say of their training."""
+    return [json.loads(file.read_text()) for file in out.glob("**/weights/*.json")]
 
 
 def read_rows(path: Path = RESULTS) -> list[Row]:
@@ -389,7 +397,7 @@ def main(arguments: list[str] | None = None) -> int:
                 print(run(variant, seed, options.data, data.images(options.images), Path(options.images).name, options.steps,
                           options.out))
         else:
-            print(collect(options.out, Path(options.data).name, options.json))
+            print(collect(options.out, options.json))
     except AINNError as error:
         print(f"ablation: {error}", file=sys.stderr)
         return 2

@@ -28,6 +28,7 @@ from . import codec, data
 from .complexity import kmac
 from .entropy import latent_coder
 from .errors import AINNError
+from .files import check_file, whole_file
 from .linear import start_as_linear_codec
 from .model import AINN, PRESETS
 from .provenance import ROOT, provenance
@@ -37,15 +38,17 @@ EXPLORERS = "explorers"
 
 
 def benchmark(presets: list[str], output: Path | None = None) -> Path:
-    """Time the presets and write one JSON file. Raises AINNError for an unknown preset."""
+    """Time the presets and write one JSON file. Raises AINNError for an unknown preset or a file that cannot be written."""
     for preset in presets:
         if preset not in PRESETS:
             raise AINNError(f"unknown preset {preset!r}; there are {', '.join(PRESETS)}")
-    results = [_apart(preset) for preset in presets]
     output = output or ROOT / "figures" / "data" / "benchmark.json"
+    check_file(output)  # before minutes of timing
+    results = {"image": f"{WIDTH}x{HEIGHT}, astronaut enlarged", "repeats": REPEATS, "source": "measured here", **provenance(),
+               "results": [_apart(preset) for preset in presets], "explorers": _apart(EXPLORERS)}
     output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(json.dumps({"image": f"{WIDTH}x{HEIGHT}, astronaut enlarged", "repeats": REPEATS, "source": "measured here",
-                                  **provenance(), "results": results, "explorers": _apart(EXPLORERS)}, indent=1) + "\n")
+    with whole_file(output) as file:
+        file.write((json.dumps(results, indent=1) + "\n").encode())
     return output
 
 

@@ -7,10 +7,10 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 
 from .errors import UNREADABLE, AINNError
+from .files import whole_file
 
 DEFAULT_MODEL = "tiny"
 
@@ -150,7 +150,7 @@ def _decode(o: argparse.Namespace) -> None:
     try:
         with whole_file(o.output) as file:
             image.save(file, kind, icc_profile=image.info.get("icc_profile"))
-    except (OSError, ValueError, KeyError) as error:
+    except (*UNREADABLE, KeyError, OverflowError) as error:  # a format that cannot hold this mode or size
         raise AINNError(f"{o.output.name} cannot be written as {kind}: {error}") from None
     print(f"{o.output}: {image.width}x{image.height}, {image.mode}")
 
@@ -251,28 +251,6 @@ def read_bytes(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise AINNError(f"{path} cannot be read: {error.strerror or error}") from None
-
-
-@contextlib.contextmanager
-def whole_file(path: Path) -> Iterator:
-    """A binary file that appears under its name only when all of it is written; until then an older one stays."""
-    try:
-        handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    except OSError as error:
-        raise AINNError(f"{path} cannot be written: {error.strerror or error}") from None
-    try:
-        with os.fdopen(handle, "w+b") as file:
-            yield file
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(partial, 0o666 & ~umask)  # mkstemp's 0600 is for secrets
-        os.replace(partial, path)
-    except BaseException as error:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(partial)
-        if isinstance(error, OSError):  # a folder of that name, a full disk
-            raise AINNError(f"{path} cannot be written: {error.strerror or error}") from None
-        raise
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ CMYK, YCbCr, HSV, LAB converted to RGB by Pillow; comes back as RGB, told by a w
 16-bit, 32-bit        reduced to 8 bits (I: 16 bits are assumed; F: 0 to 1, or to 255 where larger), told by a warning
 EXIF rotation         applied to the pixels
 ICC profile           kept exactly (not for CMYK, whose profile no longer fits; told)
-EXIF, XMP and other metadata, further frames  not kept, told by a warning
+EXIF, XMP, comments, further frames  not kept, told by a warning
 ====================  =====================================================================================
 """
 
@@ -42,6 +42,10 @@ TILE, TILED_FROM = 512, 2**21  #: images of more pixels than that pass through t
 GREY = 1  #: flag
 _HEADER = struct.Struct("<4sBB8sIIHIII")
 _LARGEST_PROFILE = 2**24
+_ORIENTATION = 0x0112
+# how a TIFF stores its pixels and colour profile, which we keep; what else stands there is lost
+_TIFF_TAGS = {_ORIENTATION, *range(254, 260), 262, 266, 273, *range(277, 285), 296, 317, 320, *range(322, 326), 338, 339, 347, 530,
+              531, 532, 34675}
 
 
 @dataclass(frozen=True)
@@ -100,17 +104,21 @@ def prepare(image: Image.Image) -> Prepared:
         deep = any(";16" in str(tile[3]) for tile in getattr(image, "tile", ()))  # Pillow halves RGB's 16 bits by itself
         image.load()
         # Pillow turns by orientation and strips the tag; whatever else EXIF holds is not in our file
-        other_tags = set(image.getexif()) - {0x0112}
+        other_tags = set(image.getexif()) - (_TIFF_TAGS if image.format == "TIFF" else {_ORIENTATION})
+        texts = getattr(image, "text", None)  # of a PNG
         image = ImageOps.exif_transpose(image)
     except UNREADABLE as error:
         raise AINNError(f"the image cannot be read: {error}") from None
-    if other_tags or image.info.get("xmp") or image.info.get("photoshop"):
-        notes.append("metadata (EXIF, XMP) is not kept")
+    if other_tags or texts or any(image.info.get(key) for key in ("xmp", "photoshop", "comment")):
+        notes.append("metadata (EXIF, XMP, comments) is not kept")
     profile = image.info.get("icc_profile") or b""
     wide = image.mode in ("I", "F") or image.mode.startswith("I;16")
     if deep or wide:
         notes.append("the samples are reduced to 8 bits")
+    alpha = None
     if wide:
+        clear = image.info.get("transparency")  # of a 16-bit PNG: one grey that is transparent
+        alpha = None if clear is None else np.where(np.asarray(image) == clear, 0, 255).astype(np.uint8)
         image = _eight_bits(image)
     if image.mode in ("CMYK", "YCbCr", "HSV", "LAB"):
         notes.append(f"{image.mode} is converted to RGB" + (", its colour profile is left out" if profile else ""))
@@ -119,8 +127,7 @@ def prepare(image: Image.Image) -> Prepared:
         notes.append("the colour profile is too large to be kept")
         profile = b""
     grey = image.mode in ("1", "L", "LA", "La")
-    alpha = None
-    if image.mode in ("LA", "La", "RGBA", "RGBa", "PA") or "transparency" in image.info:
+    if image.has_transparency_data:
         image = image.convert("RGBA")
         alpha = np.asarray(image.getchannel("A"))
     return Prepared(np.asarray(image.convert("RGB")), grey, alpha, profile, tuple(notes))

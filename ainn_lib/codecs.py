@@ -13,7 +13,9 @@ from dataclasses import dataclass
 import numpy as np
 from PIL import Image
 
-from .errors import AINNError
+from .errors import UNREADABLE, AINNError
+
+_REFUSALS = (*UNREADABLE, RuntimeError, OverflowError)  # of Pillow, imagecodecs and `_ffmpeg`
 
 
 @dataclass(frozen=True)
@@ -41,14 +43,14 @@ class Codec:
         image.info.clear()
         try:
             return self.write(image, setting)
-        except (OSError, ValueError, RuntimeError) as error:
+        except _REFUSALS as error:
             raise AINNError(f"{self.title} cannot encode {image.width}x{image.height} at {setting:g}: {error}") from None
 
     def decode(self, data: bytes) -> Image.Image:
         """The 8-bit RGB image in the file. Raises AINNError for bytes that the codec cannot read."""
         try:
             return self.read(data).convert("RGB")
-        except (OSError, ValueError, RuntimeError, SyntaxError) as error:
+        except _REFUSALS as error:
             raise AINNError(f"these {len(data)} bytes are no {self.title} file: {error}") from None
 
 

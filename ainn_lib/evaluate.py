@@ -30,6 +30,7 @@ from . import codec, codecs
 from .codecs import Codec
 from .data import EMBEDDED, file_sha256, photo
 from .errors import UNREADABLE, AINNError
+from .files import check_file, whole_file
 from .metrics import ms_ssim, psnr
 from .model import AINN
 from .provenance import provenance
@@ -98,7 +99,7 @@ def evaluate(images: dict[str, Path], dataset: str, kind: str, name: str, output
         pool: from `workers`, to be used for several codecs; the numbers do not depend on its size.
 
     Raises:
-        AINNError: for an unknown codec, no images or an image that cannot be read.
+        AINNError: for an unknown codec, no images, an image that cannot be read, or a file that cannot be written.
     """
     measured = subject(kind, name)
     settings = [float(s) for s in settings or measured.settings]
@@ -107,6 +108,7 @@ def evaluate(images: dict[str, Path], dataset: str, kind: str, name: str, output
     facts = {"name": measured.title, "description": measured.note, "codec": measured.name, "dataset": dataset,
              "images": len(images), "source": "measured here", "protocol": PROTOCOL}
     output = Path(output)
+    check_file(output)
     output.parent.mkdir(parents=True, exist_ok=True)
     hashes = {image: file_sha256(path) for image, path in images.items()}
     with _Rows(output.with_suffix(".part"), {**facts, "settings": settings, "files": sorted(images)}, hashes) as rows, \
@@ -135,9 +137,8 @@ def evaluate(images: dict[str, Path], dataset: str, kind: str, name: str, output
         result = {**facts, **provenance(), "results": summarise(rows.done.values(), settings), "per_image": [
             {"image": image, **{key: [rows.done[image, s][key] for s in settings] for key in ("bytes", *METRICS)}}
             for image in sorted(images)]}
-        whole = output.with_suffix(".new")
-        whole.write_text(compact_json(result))
-        os.replace(whole, output)
+        with whole_file(output) as file:
+            file.write(compact_json(result).encode())
         rows.finished = True
     return output
 

@@ -38,6 +38,8 @@ def _commit() -> str | None:
         return subprocess.run(("git", *words), cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
 
     try:
+        if not ROOT.samefile(git("rev-parse", "--show-toplevel")):  # installed inside somebody else's repository
+            return None
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -234,11 +234,17 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--weights", nargs="+", default=["tiny"])
     parser.add_argument("--count", type=int, default=64, help="photos to fit on, evenly spaced by name (default 64)")
     given = parser.parse_args(arguments)
-    names, tensors = load_photos(given.photos, smallest=256)
-    step = max(1, len(names) // given.count)
-    photos = [Image.fromarray(t.permute(1, 2, 0).numpy()) for t in tensors[::step][: given.count]]
-    del tensors
-    results = [study(weights, photos, quality) for weights in given.weights for quality in (None, 4.0)]
+    try:
+        if given.count < 1:
+            raise AINNError(f"the number of photos must be at least 1, got {given.count}")
+        names, tensors = load_photos(given.photos, smallest=256)
+        step = max(1, len(names) // given.count)
+        photos = [Image.fromarray(t.permute(1, 2, 0).numpy()) for t in tensors[::step][: given.count]]
+        del tensors
+        results = [study(weights, photos, quality) for weights in given.weights for quality in (None, 4.0)]
+    except AINNError as error:
+        print(f"recovery: {error}", file=sys.stderr)
+        return 2
     RESULTS.write_text(compact_json({"source": "measured here", "fitted": names[::step][: given.count],
                                      "evaluated": list(data.EMBEDDED), **provenance(), "results": results}))
     print(f"{RESULTS.name}: {', '.join(given.weights)}")

@@ -8,7 +8,7 @@ from pathlib import Path
 import nbformat
 import torch
 from nbclient import NotebookClient
-from nbclient.exceptions import CellExecutionError, DeadKernelError
+from nbclient.exceptions import CellExecutionError, CellTimeoutError
 from tqdm import tqdm
 
 from .architecture import save_figures
@@ -69,7 +69,7 @@ def main() -> int:
         began = time.monotonic()
         try:
             execute(path)
-        except (CellExecutionError, DeadKernelError, RuntimeError) as error:
+        except (CellExecutionError, CellTimeoutError, RuntimeError) as error:
             print(f"{path.name} failed:\n{error}", file=sys.stderr)
             return 1
         tqdm.write(f"{path.name}: {time.monotonic() - began:.0f} s")

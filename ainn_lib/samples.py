@@ -23,11 +23,9 @@ def load_photos(source: str | Path, smallest: int = 128) -> tuple[list[str], lis
         AINNError: when the data set or folder is not here, holds no such photo or one that cannot be read, or holds an image
             that is for evaluation only (known by the SHA-256 of its pixels or its file).
     """
-    if source not in data.DATASETS and not Path(source).is_dir():
-        raise AINNError(f"{source} is no folder and no data set ({', '.join(data.DATASETS)})")
-    reserved = data.evaluation_hashes()
+    paths, reserved = data.images(source), data.evaluation_hashes()
     names, images = [], []
-    for name, path in data.images(source).items():
+    for name, path in paths.items():
         try:
             packed = path.read_bytes()
             with Image.open(io.BytesIO(packed)) as image:

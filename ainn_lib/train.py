@@ -23,6 +23,7 @@ from tqdm import tqdm
 
 from .dead_leaves import write_dead_leaves
 from .errors import AINNError
+from .files import check_folder
 from .linear import BLOCK, best_step, start_as_linear_codec
 from .model import AINN, AINNConfig
 from .provenance import provenance
@@ -34,6 +35,7 @@ from .weights import load_pretrained, save_pretrained, tensors_of
 ENTROPY_PARTS = ("h_a", "h_s", "context_prediction", "entropy_parameters", "entropy_bottleneck", "rate_control")
 QUANTILES_EVERY = 100  # steps between two solutions of the bottleneck's quantiles
 DEAD_LEAVES = 200  # images of 256x256 that are drawn where no photos are given
+LEAVES = "dead leaves"  #: name of these data in facts about weights
 WARM, TIMED = 2, 5  # steps that `steps_for` runs before it measures, and while it does
 
 
@@ -92,7 +94,8 @@ def start_at_fixed_rate(model: AINN, images: list[Tensor], lam: float) -> AINN:
     """
     start_as_linear_codec(model, images)
     gain = math.sqrt(BLOCK / model.config.M) / best_step(lam)
-    model.levels[3].conv1x1.weight.mul_(gain)
+    for core in [model.levels] if model.config.tied else [model.levels, model.synthesis_levels]:
+        core[3].conv1x1.weight.mul_(gain)
     model.entropy_parameters[-1].bias.mul_(gain)
     return model
 
@@ -144,9 +147,11 @@ def train_preset(preset: str, data: str | Path | None, recipe: Recipe, out: str 
     goes on where it stopped.
 
     Raises:
-        AINNError: as `load_photos`, `hold_out`, `start_from`, `Devices.fabric` and `train` do.
+        AINNError: when ``out`` can be no folder, and as `load_photos`, `hold_out`, `start_from`, `Devices.fabric` and
+            `train` do.
     """
     out, lam, devices = Path(out), recipe.lam, devices or Devices()
+    check_folder(out)
     fabric = devices.fabric()
     _check(recipe, devices.devices)
     torch.manual_seed(recipe.seed)
@@ -173,7 +178,7 @@ def train_preset(preset: str, data: str | Path | None, recipe: Recipe, out: str 
         return None
     facts = {
         "preset": preset, "recipe": json.loads((out / "run.json").read_text())["recipe"], "start": began,
-        "photos": len(names), "data": "dead leaves" if data is None else Path(data).name,
+        "photos": len(names), "data": LEAVES if data is None else Path(data).name,
         "data_sha256": hashlib.sha256("\n".join(names).encode()).hexdigest(), "devices": asdict(devices),
         "parameters": sum(p.numel() for p in model.parameters()),
         "log": _Log(out / "log.csv").rows, **provenance(),

@@ -9,11 +9,12 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from .entropy import latent_coder
 from .errors import AINNError
+from .files import whole_file
 from .model import AINN, AINNConfig
 
 DATA = Path(__file__).resolve().parent.parent / "data"
@@ -62,7 +63,7 @@ def save_pretrained(model: AINN, path: str | Path, facts: dict | None = None) ->
     Returns the path of the first. The identity is that of the rounded weights, which is what a reader gets.
 
     Raises:
-        AINNError: when a value does not fit into float16.
+        AINNError: when a value does not fit into float16, or a file cannot be written.
     """
     path = Path(path)
     tensors = {key: value.detach().half().cpu().contiguous() for key, value in tensors_of(model).items()}
@@ -70,12 +71,13 @@ def save_pretrained(model: AINN, path: str | Path, facts: dict | None = None) ->
         if not torch.isfinite(value).all():
             raise AINNError(f"{key} does not fit into float16")
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.with_name(path.name + ".safetensors")
-    save_file(tensors, file)
-    about = {"identity": identity(_build(model.config, tensors, path.name)), "sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
+    data = save(tensors)
+    about = {"identity": identity(_build(model.config, tensors, path.name)), "sha256": hashlib.sha256(data).hexdigest(),
              "config": asdict(model.config), **(facts or {})}
-    path.with_name(path.name + ".json").write_text(json.dumps(about, indent=1) + "\n")
-    return file
+    for ending, content in ((".json", (json.dumps(about, indent=1) + "\n").encode()), (".safetensors", data)):
+        with whole_file(path.with_name(path.name + ending)) as file:
+            file.write(content)
+    return path.with_name(path.name + ".safetensors")
 
 
 def load_pretrained(name: str | Path) -> AINN:
@@ -87,7 +89,7 @@ def load_pretrained(name: str | Path) -> AINN:
     given = Path(name)
     given = given.with_suffix("") if given.suffix in (".safetensors", ".json") else given
     candidates = [given] if given.is_absolute() or len(given.parts) > 1 else [folder / given for folder in weight_folders()]
-    for path in candidates:
+    for path in candidates if given.name else []:
         about_file, file = path.with_name(path.name + ".json"), path.with_name(path.name + ".safetensors")
         if about_file.is_file() and file.is_file():
             break
@@ -110,15 +112,17 @@ def load_pretrained(name: str | Path) -> AINN:
 
 def available() -> list[str]:
     """Names of all weights that `load_pretrained` finds."""
-    return sorted({f.stem for folder in weight_folders() if folder.is_dir() for f in folder.glob("*.safetensors")})
+    return sorted({f.stem for folder in weight_folders() if folder.is_dir() for f in folder.glob("*.safetensors")
+                   if f.with_suffix(".json").is_file()})
 
 
 def find_by_identity(wanted: str) -> AINN:
     """The weights that a file names.
 
     Raises:
-        AINNError: when they are in none of the folders.
+        AINNError: when they are in none of the folders, or damaged.
     """
+    damaged = None
     for folder in weight_folders():
         for about in sorted(folder.glob("*.json")) if folder.is_dir() else []:
             try:
@@ -126,11 +130,15 @@ def find_by_identity(wanted: str) -> AINN:
                     continue
             except AINNError:  # some other file of the user's: no reason to stop looking
                 continue
-            model = load_pretrained(about.resolve().with_suffix(""))
+            try:
+                model = load_pretrained(about.resolve().with_suffix(""))
+            except AINNError as error:  # another folder may hold a good copy
+                damaged = damaged or error
+                continue
             if identity(model) != wanted:
                 raise AINNError(f"the weights {about.stem} give other tables here than where the file was made")
             return model
-    raise AINNError(f"this file was made with the weights {wanted}, which are not here; "
+    raise damaged or AINNError(f"this file was made with the weights {wanted}, which are not here; "
                     "put them into data/weights or a folder named by $AINN_WEIGHTS, or pass the model")
 
 

@@ -160,11 +160,12 @@ def at_quality(image: Image.Image, model: AINN, quality: float) -> tuple[Figure,
     quality, prepared = codec.quality_of(model, quality), codec.prepare(image)
     coded = entropy.encode_latent(model, latent(image, model), quality)
     size = len(codec.container(prepared, model, quality, coded.data))
-    rgb = codec.synthesise(coded.y_hat, model, image.height, image.width)
+    original = Image.fromarray(prepared.rgb)  # turned as EXIF says
+    rgb = codec.synthesise(coded.y_hat, model, original.height, original.width)
     decoded = codec.finish(rgb, prepared.grey, prepared.alpha, b"")
-    numbers = QualityNumbers(quality, size, 8 * size / (image.width * image.height), psnr(image, decoded))
+    numbers = QualityNumbers(quality, size, 8 * size / (original.width * original.height), psnr(original, decoded))
     return _panels({f"{numbers.bpp:.3f} bpp, {numbers.psnr:.2f} dB": decoded.convert("RGB"),
-                    "bits for each 16x16 block": coded.y_bits.sum(0).numpy()}, size=image.size), numbers
+                    "bits for each 16x16 block": coded.y_bits.sum(0).numpy()}, size=original.size), numbers
 
 
 @dataclass(frozen=True)
@@ -195,10 +196,12 @@ def at_rounding(image: Image.Image, model: AINN, quality: float | None, delta: f
     gain, inverse_gain, bias = model.gains(codec.quality_of(model, quality))
     y = latent(image, model) * gain / delta
     coded = entropy.latent_coder(model).encode(y[0].double(), model.h_a(y)[0].double(), bias, inverse_gain * delta)
-    decoded = codec.synthesise(coded.y_hat, model, image.height, image.width)
-    original = np.asarray(image.convert("RGB"))
-    numbers = RoundingNumbers(delta, len(coded.data), 8 * len(coded.data) / (image.width * image.height),
-                              (coded.symbols == 0).double().mean().item(), psnr(image, Image.fromarray(decoded)))
+    original = codec.prepare(image).rgb
+    height, width, _ = original.shape
+    decoded = codec.synthesise(coded.y_hat, model, height, width)
+    numbers = RoundingNumbers(delta, len(coded.data), 8 * len(coded.data) / (width * height),
+                              (coded.symbols == 0).double().mean().item(),
+                              psnr(Image.fromarray(original), Image.fromarray(decoded)))
     error = np.abs(decoded.astype(float) - original).mean(2) / 255
     return _panels({f"{numbers.bpp:.3f} bpp, {numbers.psnr:.2f} dB": decoded, "absolute error": error}, vmax=0.15), numbers
 

@@ -1,3 +1,4 @@
+import json
 import math
 from dataclasses import replace
 
@@ -89,13 +90,16 @@ def test_a_run_is_measured_and_not_repeated(tmp_path):
     assert len(done.bpp) == len(done.psnr) == len(POINTS) and list(done.bpp) == sorted(done.bpp) and done.psnr[-1] > done.psnr[0]
     (tmp_path / "runs" / "plain-0" / "checkpoint.pt").unlink()
     assert ablation.run("plain", *arguments) == done and not (tmp_path / "runs" / "plain-0" / "checkpoint.pt").exists()
-    ablation.collect(tmp_path / "runs", "photos", tmp_path / "ablation.json")
+    ablation.collect(tmp_path / "runs", tmp_path / "ablation.json")
+    assert json.loads((tmp_path / "ablation.json").read_text())["training photos"] == "photos"
     (kept,) = ablation.read_rows(tmp_path / "ablation.json")
     assert kept.bpp == pytest.approx(done.bpp, abs=1e-5) and kept.psnr == pytest.approx(done.psnr, abs=1e-5)
     with pytest.raises(AINNError, match="holds a run of 2 steps"):
         ablation.run("plain", *arguments[:4], 3, arguments[5])
     with pytest.raises(AINNError, match="no finished runs"):
-        ablation.collect(tmp_path, "photos", tmp_path / "none.json")
+        ablation.collect(tmp_path, tmp_path / "none.json")
+    with pytest.raises(AINNError, match="steps on photos, measured on mine"):
+        ablation.run("plain", 0, tmp_path / "other", *arguments[2:])
     with pytest.raises(AINNError, match="run it first"):
         ablation.run("mbt2018-mean", *arguments)
     with pytest.raises(AINNError, match="no variant 'magic'"):

@@ -6,7 +6,8 @@ import pytest
 from PIL import Image
 
 from ainn_lib import codec, data
-from ainn_lib.cli import main, whole_file
+from ainn_lib.cli import main
+from ainn_lib.files import whole_file
 
 PHOTO = data.photo("chelsea").crop((100, 40, 196, 104))
 
@@ -48,7 +49,12 @@ def test_aiming_at_a_size(folder):
     (["decode", "cut.ainn", "out.png"], "truncated"),
     (["info", "photo.png"], "no A-INN file"),
     (["info", "."], "cannot be read"),
-    (["train", "--data", "nowhere", "--out", "run", "--steps", "1"], "no folder"),
+    (["train", "--data", "nowhere", "--out", "run", "--steps", "1"], "neither a folder"),
+    (["train", "--data", ".", "--out", "photo.png", "--steps", "1"], "cannot be written to"),
+    (["evaluate", "--dataset", ".", "--codec", "jpeg", "--out", "photo.png"], "cannot be written to"),
+    (["benchmark", "--output", "photo.png/times.json"], "cannot be written to"),
+    (["benchmark", "--output", "."], "is a folder"),
+    (["encode", "photo.png", "out.ainn", "--model", "/"], "no weights named"),
     (["train", "--data", ".", "--out", "run", "--steps", "1"], "no photo"),
     (["benchmark", "--presets", "nope"], "unknown preset"),
 ])

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image, ImageCms
+from PIL import Image, ImageCms, PngImagePlugin
 
 from ainn_lib import AINN, AINNError, codec, data
 from ainn_lib.metrics import psnr
@@ -172,6 +172,33 @@ def test_exif_rotation_is_applied_and_other_metadata_is_told(tiny):
     SMALL.save(buffer, "JPEG", exif=exif)
     with pytest.warns(UserWarning, match="metadata"):
         codec.encode(Image.open(buffer), tiny)
+
+
+def test_transparency_of_a_palette_and_of_16_bits(tmp_path):
+    image = SMALL.convert("RGBA")
+    image.putalpha(Image.fromarray((np.indices((64, 96)).sum(0) * 3 % 256).astype(np.uint8)))
+    palette = image.quantize(64)
+    assert np.array_equal(codec.prepare(palette).alpha, np.asarray(palette.convert("RGBA"))[:, :, 3])
+    deep = np.asarray(SMALL.convert("L")).astype(np.uint16) * 257
+    Image.fromarray(deep).save(tmp_path / "deep.png", transparency=int(deep[0, 0]))
+    with Image.open(tmp_path / "deep.png") as image:
+        prepared = codec.prepare(image)
+    assert prepared.grey and np.array_equal(prepared.alpha == 0, deep == deep[0, 0])
+
+
+def test_a_tiffs_layout_is_no_metadata_and_a_comment_is(tmp_path):
+    SMALL.save(tmp_path / "plain.tif")
+    text = PngImagePlugin.PngInfo()
+    text.add_text("Author", "somebody")
+    SMALL.save(tmp_path / "text.png", pnginfo=text)
+    SMALL.save(tmp_path / "comment.jpg", comment="somebody's")
+    SMALL.save(tmp_path / "plain.png")
+    notes = {}
+    for file in tmp_path.iterdir():
+        with Image.open(file) as image:
+            notes[file.name] = codec.prepare(image).notes
+    assert notes["plain.tif"] == notes["plain.png"] == ()
+    assert "metadata" in notes["text.png"][0] and "metadata" in notes["comment.jpg"][0]
 
 
 def test_the_colour_profile_is_kept(tiny):

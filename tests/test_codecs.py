@@ -1,3 +1,5 @@
+import struct
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -50,6 +52,12 @@ def test_a_cut_file_is_a_clear_error(subject, cut):
 def test_what_a_codec_refuses_is_a_clear_error():
     with pytest.raises(AINNError, match="cannot encode 160x128 at 900"):
         CODECS["hevc"].encode(COFFEE, 900)
+    with pytest.raises(AINNError, match="cannot encode 160x128 at inf"):
+        CODECS["jpeg"].encode(COFFEE, float("inf"))
+    stream = CODECS["jpeg"].encode(COFFEE, 50)
+    bomb = stream.replace(struct.pack(">HH", 128, 160), struct.pack(">HH", 65500, 65500), 1)
+    with pytest.raises(AINNError, match="are no JPEG"):
+        CODECS["jpeg"].decode(bomb)
 
 
 def test_an_unknown_codec_is_named():

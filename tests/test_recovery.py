@@ -107,6 +107,13 @@ def test_recovery_says_what_it_cannot_do(tiny):
         recovery.core_output(shaken(AINN.from_preset("tiny", **SMALL, ms_cfrm=True)), torch.rand(1, 3, 16, 16))
 
 
+def test_mistakes_on_the_command_line_are_one_line(tmp_path, capsys):
+    for arguments, words in (([str(tmp_path / "none")], "neither a folder"), ([str(tmp_path), "--count", "0"], "at least 1")):
+        assert recovery.main(arguments) == 2
+        error = capsys.readouterr().err
+        assert words in error and error.count("\n") == 1
+
+
 def test_the_middle_of_an_image_in_whole_blocks():
     assert recovery.whole_blocks(Image.new("RGB", (451, 300))).size == (448, 288)
     middle = recovery.whole_blocks(data.photo("coffee"), 64)

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -49,6 +51,11 @@ def test_qualities_are_snapped_to_the_files_grid():
     for wrong in (0.99, 8.01, "x", None, float("inf")):
         with pytest.raises(AINNError, match="quality"):
             snap(wrong)
+
+
+def test_an_installed_package_takes_no_commit_of_a_repository_around_it(monkeypatch):
+    monkeypatch.setattr("ainn_lib.provenance.ROOT", Path(__file__).resolve().parent)
+    assert provenance()["commit"] is None
 
 
 def test_provenance_says_commit_versions_and_machine():

@@ -301,7 +301,7 @@ def small(tmp_path):
     ("--recipe field.json", "no field stepz"), ("--batch 4", "how long"), ("--steps 1 --patch 96", "multiple of 64"),
     ("--steps 1 --quality 4", "--lambda"), ("--steps 1 --devices 3 --accelerator cpu", "divided"),
     ("--steps 1 --devices 0", "at least 1"), ("--steps 1 --devices 99 --accelerator gpu", "GPUs"),
-    ("--steps 1 --preset nope", "unknown preset"), ("--steps 1 --data nowhere", "no folder and no data set"),
+    ("--steps 1 --preset nope", "unknown preset"), ("--steps 1 --data nowhere", "neither a folder nor a data set"),
 ])
 def test_a_mistake_is_told_before_anything_is_written(tmp_path, monkeypatch, capsys, flags, words):
     monkeypatch.chdir(tmp_path)
@@ -356,10 +356,11 @@ def test_minutes_fix_the_steps_once_and_leave_the_run_untouched(photos, tmp_path
         train(model, images, images[:1], Recipe(minutes=2.0, **common), tmp_path / "timed", progress=False)
 
 
-def test_a_network_of_one_rate_begins_as_the_variable_one_at_its_quality(photos):
+@pytest.mark.parametrize("tied", (True, False))
+def test_a_network_of_one_rate_begins_as_the_variable_one_at_its_quality(photos, tied):
     every, _, images = start(photos)
     lam = lagrangian(torch.tensor(4.0), every.config.lambdas).item()
-    one = start_at_fixed_rate(AINN.from_preset("tiny", **OVERRIDES, variable_rate=False), images, lam)
+    one = start_at_fixed_rate(AINN.from_preset("tiny", **OVERRIDES, variable_rate=False, tied=tied), images, lam)
     x = images[0][None, :, :128, :128].float() / 255
     with torch.no_grad():
         gain, inverse_gain, bias = every.gains(4.0)

@@ -50,6 +50,19 @@ def test_a_broken_description_beside_them_is_passed_over(tiny, tmp_path, monkeyp
     assert identity(find_by_identity(identity(tiny))) == identity(tiny)
 
 
+def test_a_damaged_copy_does_not_hide_a_good_one(tiny, tmp_path, monkeypatch):
+    (tmp_path / "tiny.json").write_text((DATA / "weights" / "tiny.json").read_text())
+    monkeypatch.setenv("AINN_WEIGHTS", str(tmp_path))
+    assert identity(find_by_identity(identity(tiny))) == identity(tiny)
+    (tmp_path / "tiny.safetensors").write_bytes(b"broken")
+    assert identity(find_by_identity(identity(tiny))) == identity(tiny)
+    monkeypatch.setattr("ainn_lib.weights.weight_folders", lambda: [tmp_path])
+    with pytest.raises(AINNError, match="damaged"):
+        find_by_identity(identity(tiny))
+    (tmp_path / "tiny.json").unlink()
+    assert available() == []
+
+
 def test_the_identity_of_a_fresh_network_stays_when_it_is_used():
     model = AINN.from_preset("tiny").eval()
     model.update(force=True)

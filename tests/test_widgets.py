@@ -11,7 +11,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from ainn_lib import AINNError, app, codec, data, entropy, widgets
 from ainn_lib.benchmark import explorer_latency, latency_table
@@ -88,6 +88,17 @@ def test_the_stream_of_the_rounding_explorer_decodes_with_its_step(tiny, monkeyp
     y_hat = entropy.latent_coder(tiny).decode(coded.data, 4, 6, bias, 2 * inverse_gain)
     picture = Image.fromarray(codec.synthesise(y_hat, tiny, 64, 96))
     assert numbers.bytes == len(coded.data) and numbers.psnr == psnr(CHELSEA, picture)
+
+
+def test_a_photo_that_exif_turns(tiny):
+    exif, buffer = Image.Exif(), io.BytesIO()
+    exif[0x0112] = 6
+    CHELSEA.resize((96, 64)).save(buffer, "JPEG", exif=exif, quality=95)
+    image = Image.open(buffer)
+    upright = ImageOps.exif_transpose(image)
+    assert at_quality(image, tiny, 4)[1] == at_quality(upright, tiny, 4)[1]
+    assert at_rounding(image, tiny, 4, 1)[1] == at_rounding(upright, tiny, 4, 1)[1]
+    plt.close("all")
 
 
 def test_the_wavefront_explorer():

@@ -285,10 +285,10 @@ def verdict(runs: list[float], reference: list[float]) -> str:
     >>> verdict([-3.0], [-0.5, 0.5]), verdict([], [-0.5, 0.5])
     ('one seed only', '-')
     """
-    if len(runs) < 2:
-        return "one seed only" if runs else "-"
     if any(map(math.isnan, runs)):
         return "no common range of PSNR"
+    if len(runs) < 2:
+        return "one seed only" if runs else "-"
     if max(runs) < min(reference):
         return "better"
     return "worse" if min(runs) > max(reference) else "no difference measured"

@@ -130,6 +130,11 @@ def test_the_readmes_ablation_is_the_measured_one():
                                                              zip(table.index, table.to_numpy().tolist(), strict=True)]
 
 
+def test_the_readmes_price_of_dead_leaves_is_the_measured_one():
+    price = ablation.prices(ablation.read_rows())[0]
+    assert price.steps == 8000 and f"costs {-statistics.fmean(price.decibels):.1f} dB at equal rate" in README
+
+
 def test_the_readmes_speeds_are_the_measured_ones():
     for result in measured("benchmark")["results"]:
         row = next(line for line in README.splitlines() if line.startswith(f"| {result['preset']} |"))

@@ -32,8 +32,8 @@ from .codecs import Codec
 from .complexity import kmac
 from .curves import LOOK, STYLE, Curve, bd_rate, gains
 from .errors import AINNError
-from .files import whole_file
 from .evaluate import as_codec, compact_json, measure, summarise
+from .files import whole_file
 from .model import AINN
 from .provenance import ROOT, provenance
 from .rate import lagrangian
@@ -146,8 +146,8 @@ def _measured(codec: Codec, setting: float, path: Path) -> dict:
 
 def trained_parameters(model: AINN) -> int:
     """How many parameters training changes: all but the fixed 1x1 matrices of the core."""
-    cores = [*model.levels, *(() if model.config.tied else model.synthesis_levels)]
-    fixed = sum(level.conv1x1.weight.numel() for i, level in enumerate(cores) if not model.config.trainable_1x1[i % 4])
+    fixed = sum(level.conv1x1.weight.numel() for core in model.cores
+                for level, trainable in zip(core, model.config.trainable_1x1, strict=True) if not trainable)
     return sum(p.numel() for p in model.parameters()) - fixed
 
 
@@ -233,7 +233,8 @@ def collect(out: Path, path: Path = RESULTS) -> Path:
     rows = [json.loads(file.read_text()) for file in sorted(out.glob("*/row.json"))]
     if len({row["steps"] for row in rows if row["variant"] != HYPERPRIOR}) != 1:
         raise AINNError(f"{out} holds no finished runs of one length")
-    photos = {facts["data"] for facts in _facts(out)} - {LEAVES}
+    trainings = _facts(out)
+    photos = {training["data"] for training in trainings} - {LEAVES}
     if len(photos) != 1:
         raise AINNError(f"{out} holds runs that saw different photos: {', '.join(sorted(photos))}")
     order = list(TITLES)
@@ -242,7 +243,7 @@ def collect(out: Path, path: Path = RESULTS) -> Path:
     facts = {"source": "measured here", "training photos": photos.pop(), "lambdas": run["config"]["lambdas"],
              "start": "the same linear codec", "points": POINTS, "precision": run["precision"], "recipe": run["recipe"],
              **provenance(),  # it names the commit that collects; the next line, those that trained
-             "training commits": sorted({str(facts["commit"]) for facts in _facts(out)}), "rows": rows}
+             "training commits": sorted({str(training["commit"]) for training in trainings}), "rows": rows}
     with whole_file(path) as file:
         file.write(compact_json(facts).encode())
     return path

@@ -12,6 +12,7 @@ import contextlib
 import copy
 import dataclasses
 import functools
+import itertools
 import json
 import os
 import statistics
@@ -251,6 +252,6 @@ def without(model: AINN, module: str) -> AINN:
     elif module == "PDM":
         model.config = dataclasses.replace(model.config, pdm="none")
     else:
-        for level in [*model.levels, *(() if model.config.tied else model.synthesis_levels)]:
+        for level in itertools.chain(*model.cores):
             level.couplings = nn.ModuleList()
     return model.eval()

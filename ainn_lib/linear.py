@@ -77,7 +77,7 @@ def start_as_linear_codec(model: AINN, images: list[Tensor]) -> AINN:
     dct = np.array([[math.sqrt((1 if h == 0 else 2) / groups) * math.cos(math.pi * (g + 0.5) * h / groups)
                      for h in range(groups)] for g in range(groups)])
     rows = principal_components(images, c.input_offset)
-    for core in [model.levels] if c.tied else [model.levels, model.synthesis_levels]:
+    for core in model.cores:
         for level in core:
             level.conv1x1.weight.copy_(torch.eye(level.conv1x1.weight.shape[0]))
         core[3].conv1x1.weight.copy_(torch.kron(torch.from_numpy(dct), torch.eye(c.M, dtype=torch.float64)) @ rows)

@@ -214,9 +214,14 @@ class AINN(CompressionModel):
         x = self.fdsm_s(low, high) if self.config.fdsm else (low + high) / 2
         return (x + self.config.input_offset,)
 
+    @property
+    def cores(self) -> list[nn.ModuleList]:
+        """The four levels once, or twice where the synthesis has its own (the non-invertible peer)."""
+        return [self.levels] if self.config.tied else [self.levels, self.synthesis_levels]
+
     def inverse_level(self, number: int) -> Level:
         """The level whose inverse the synthesis uses at level 1 to 4: the analysis's own, or the peer's separate one."""
-        return (self.levels if self.config.tied else self.synthesis_levels)[number - 1]
+        return self.cores[-1][number - 1]
 
     def channel_squeeze(self, low: Tensor, high: Tensor) -> tuple[Tensor]:
         """S: the mean over the groups of M channels of both branches, (B, 768, h, w) twice -> (B, M, h, w)."""

@@ -94,7 +94,7 @@ def start_at_fixed_rate(model: AINN, images: list[Tensor], lam: float) -> AINN:
     """
     start_as_linear_codec(model, images)
     gain = math.sqrt(BLOCK / model.config.M) / best_step(lam)
-    for core in [model.levels] if model.config.tied else [model.levels, model.synthesis_levels]:
+    for core in model.cores:
         core[3].conv1x1.weight.mul_(gain)
     model.entropy_parameters[-1].bias.mul_(gain)
     return model

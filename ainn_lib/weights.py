@@ -139,7 +139,7 @@ def find_by_identity(wanted: str) -> AINN:
                 raise AINNError(f"the weights {about.stem} give other tables here than where the file was made")
             return model
     raise damaged or AINNError(f"this file was made with the weights {wanted}, which are not here; "
-                    "put them into data/weights or a folder named by $AINN_WEIGHTS, or pass the model")
+                               "put them into data/weights or a folder named by $AINN_WEIGHTS, or pass the model")
 
 
 def read_about(file: Path) -> dict:

@@ -21,12 +21,6 @@ from ainn_lib.widgets import CLAMPS, DEEPEST, at_delta, at_depth, at_quality, at
 CHELSEA = data.photo("chelsea").crop((100, 40, 196, 104))
 
 
-@pytest.fixture(autouse=True)
-def closed_figures():
-    yield
-    plt.close("all")
-
-
 # -- explorers over their whole range ----------------------------------------------------------------------------------
 
 def test_the_quality_explorer(tiny):
@@ -98,7 +92,6 @@ def test_a_photo_that_exif_turns(tiny):
     upright = ImageOps.exif_transpose(image)
     assert at_quality(image, tiny, 4)[1] == at_quality(upright, tiny, 4)[1]
     assert at_rounding(image, tiny, 4, 1)[1] == at_rounding(upright, tiny, 4, 1)[1]
-    plt.close("all")
 
 
 def test_the_wavefront_explorer():

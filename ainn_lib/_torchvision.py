@@ -1,9 +1,8 @@
-"""Lets torchvision import beside a CPU-only torch. Imported before anything else in the package.
+"""Lets torchvision import beside a CPU-only torch. Imported before CompressAI, which needs it.
 
-CompressAI imports torchvision. The wheel that ``pip`` finds for torchvision is compiled against a CUDA build of torch;
-beside a CPU-only torch its operators are missing and the import stops with ``operator torchvision::nms does not exist``.
-Nothing in this project calls those operators, so declaring their signatures is enough. Where torchvision loads by
-itself this module changes nothing.
+torchvision's wheel is compiled against a CUDA build of torch. Beside a CPU-only torch the import
+stops with ``operator torchvision::nms does not exist``. Nothing here calls its operators, so
+declaring their signatures is enough.
 """
 
 import importlib
@@ -16,14 +15,14 @@ _kept_alive = []  # a torch.library.Library takes its definitions with it when i
 
 
 def ensure_torchvision() -> bool:
-    """Import torchvision, declaring its missing operators if need be. Returns True where the shim was needed."""
+    """Import torchvision; declare its missing operators if need be. True where that was needed."""
     try:
         importlib.import_module("torchvision")
         return False
     except RuntimeError as error:
         if "torchvision::nms" not in str(error):
             raise
-    for name in [n for n in sys.modules if n.partition(".")[0] == "torchvision"]:
+    for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         del sys.modules[name]  # a half-imported package would be handed out again
     library = torch.library.Library("torchvision", "FRAGMENT")
     for operator in ("nms", "qnms"):

@@ -8,7 +8,7 @@ UNREADABLE = (OSError, ValueError, SyntaxError, struct.error, Image.Decompressio
 
 
 class AINNError(Exception):
-    """Something that the user can put right: bad input, a damaged file, a setting that does not fit.
+    """Something that the user can put right: bad input, a damaged file, a wrong setting.
 
-    Its message is one clear sentence; the command line prints it without a traceback.
+    Its message is one clear sentence. The command line prints it without a traceback.
     """

@@ -1,4 +1,4 @@
-"""Where a number comes from: every JSON of ours says commit, versions and machine."""
+"""Where a number comes from: every JSON file of ours says commit, versions and machine."""
 
 import datetime
 import importlib.metadata
@@ -9,37 +9,50 @@ from pathlib import Path
 
 import torch
 
-ROOT = Path(__file__).resolve().parent.parent  #: of the checkout, or where the package is installed
-PACKAGES = ("torch", "compressai", "constriction", "numpy", "Pillow", "imagecodecs", "imageio-ffmpeg")
+from .paths import ROOT
+
+PACKAGES = ("torch", "compressai", "constriction", "numpy", "Pillow", "imagecodecs",
+            "imageio-ffmpeg")
 
 
 def provenance() -> dict:
-    """Commit (with ``+`` when files differ from it; null outside a checkout), date, package versions and hardware."""
+    """Commit, date, package versions and hardware.
+
+    The commit ends with ``+`` when tracked files differ from it, and is None outside a checkout.
+    """
+    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    versions["python"] = platform.python_version()
     return {
-        "commit": _commit(), "date": datetime.date.today().isoformat(),
-        "versions": {name: importlib.metadata.version(name) for name in PACKAGES} | {"python": platform.python_version()},
-        "hardware": {"processor": _processor(), "cores": os.cpu_count(), "threads": torch.get_num_threads(),
-                     "instructions": torch.backends.cpu.get_cpu_capability(), "system": platform.system()},
+        "commit": _commit(),
+        "date": datetime.date.today().isoformat(),
+        "versions": versions,
+        "hardware": {
+            "processor": _processor(),
+            "cores": os.cpu_count(),
+            "threads": torch.get_num_threads(),
+            "instructions": torch.backends.cpu.get_cpu_capability(),
+            "system": platform.system(),
+        },
     }
 
 
 def _processor() -> str:
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass
-    return platform.processor() or platform.machine()
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
 
 
 def _commit() -> str | None:
-    def git(*words: str) -> str:
-        return subprocess.run(("git", *words), cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
-
     try:
-        if not ROOT.samefile(git("rev-parse", "--show-toplevel")):  # installed inside somebody else's repository
-            return None
-        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+        if not ROOT.samefile(_git("rev-parse", "--show-toplevel")):
+            return None  # installed inside somebody else's repository
+        changed = _git("status", "--porcelain", "--untracked-files=no")
+        return _git("rev-parse", "HEAD") + ("+" if changed else "")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _git(*words: str) -> str:
+    done = subprocess.run(("git", *words), cwd=ROOT, capture_output=True, text=True, check=True)
+    return done.stdout.strip()

@@ -1,16 +1,36 @@
+import contextlib
+import ctypes
+import gc
+import shutil
+
 import matplotlib.pyplot as plt
+import numpy as np
 import pytest
 import torch
 
-import ainn_lib  # noqa: F401  (first: its shim lets torchvision import)
 from ainn_lib import AINN, load_pretrained
+
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+CHROMIUM = next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 @pytest.fixture(autouse=True)
-def no_figure_left():
-    """Each test begins without open figures, also where the one before it failed: some count them."""
+def fresh_start():
+    """Each test begins with the same random numbers and without open figures, in any order."""
+    torch.manual_seed(0)
+    np.random.seed(0)
     yield
     plt.close("all")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory_is_freed():
+    """Models and figures of a module are gone before the next one begins."""
+    yield
+    plt.close("all")
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # glibc keeps what is free, unless asked
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
 @pytest.fixture(scope="session")

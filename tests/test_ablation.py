@@ -1,3 +1,5 @@
+import functools
+import importlib
 import json
 import math
 from dataclasses import replace
@@ -5,59 +7,74 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
-from ainn_lib import AINN, AINNError, ablation, data
-from ainn_lib.ablation import POINTS, PRESET, TITLES, VARIANTS, Row
-from ainn_lib.linear import start_as_linear_codec
+from ainn_lib import AINN, AINNError
+from ainn_lib.measure import datasets
+from ainn_lib.paths import ROOT
+from ainn_lib.studies import ablation
+from ainn_lib.studies.ablation import PRESET, TITLES, VARIANTS, Row
+from ainn_lib.studies.cost import kmac
+from ainn_lib.training.linear_start import start_as_linear_codec
 
-PHOTO = torch.from_numpy(np.asarray(data.photo("coffee")).copy()).permute(2, 0, 1)
+MASKED = 13 * 192 * 64  # taps that the context model stored when the runs were made, and not now
+PHOTO = torch.from_numpy(np.asarray(datasets.photo("coffee")).copy()).permute(2, 0, 1)
 
 
 def row(variant: str, seed: int, factor: float = 1.0) -> Row:
     bpp = tuple(factor * rate for rate in (0.2, 0.4, 0.6, 0.9, 1.2))
-    return Row(variant, seed, "kodak", 24, 1000, 900, 50.0, 10, 1.0, bpp, tuple(30 + 4 * math.log2(rate / factor) for rate in bpp))
+    psnr = tuple(30 + 4 * math.log2(rate / factor) for rate in bpp)
+    return Row(variant, seed, "kodak", 24, 1000, 900, 50.0, 10, 1.0, bpp, psnr)
 
 
 def test_bd_rate_verdicts_and_table():
-    rows = [row("plain", 0), row("plain", 1, 1.01), row("all", 0, 0.9), row("all", 1, 0.91), row("cfrm", 0, 1.005), row("cfrm", 1, 0.99)]
+    rows = [row("plain", 0), row("plain", 1, 1.01), row("all", 0, 0.9), row("all", 1, 0.91),
+            row("cfrm", 0, 1.005), row("cfrm", 1, 0.99)]
     rates = ablation.against(rows, "plain")
-    assert rates["all"] == pytest.approx([100 * (0.9 / 1.005 - 1), 100 * (0.91 / 1.005 - 1)], abs=0.05)
-    table = ablation.ablation_table(rows)
+    expected = [100 * (0.9 / 1.005 - 1), 100 * (0.91 / 1.005 - 1)]
+    assert rates["all"] == pytest.approx(expected, abs=0.05)
+    table = ablation.ablation_table(rows, rows)
     assert table.iloc[:, -1].tolist() == ["anchor", "no difference measured", "better"]
-    assert table.loc[TITLES["all"], "BD-rate, 10 steps"] == "-10.0 % (-10.4 to -9.5)"
-    assert ablation.ablation_table(rows, anchor="all").iloc[0, -1] == "worse"
-    assert ablation.ablation_table([*rows, row("fdsm", 0)]).loc[TITLES["fdsm"]].iloc[-1] == "one seed only"
+    assert table.iloc[-1, -2] == "-10.0 % (-10.4 to -9.5)"
+    one = ablation.ablation_table([*rows, row("fdsm", 0)], rows)
+    assert one.loc[TITLES["fdsm"]].iloc[-1] == "one seed only"
     apart = replace(row("mbt2018-mean", 0), psnr=(10.0, 11.0, 12.0, 13.0, 14.0))
     for runs in ([apart], [apart, replace(apart, seed=1)]):
-        assert ablation.ablation_table([*rows, *runs]).iloc[-1, -1] == "no common range of PSNR"
-    with pytest.raises(AINNError, match="no run of 'fdsm'"):
-        ablation.mean_curve(rows, "fdsm")
+        table = ablation.ablation_table([*rows, *runs], rows)
+        assert table.iloc[-1, -1] == "no common range of PSNR"
 
 
 def test_two_lengths_side_by_side():
-    short, long = ([replace(row(name, seed, factor), steps=steps) for name, factor in pairs for seed in (0, 1)]
-                   for steps, pairs in ((800, (("plain", 1), ("fdsm", 0.95), ("all", 0.9))), (8000, (("plain", 1), ("all", 0.8)))))
+    def training(steps, factors):
+        return [replace(row(name, seed, factor), steps=steps)
+                for name, factor in factors.items() for seed in (0, 1)]
+
+    short = training(800, {"plain": 1, "fdsm": 0.95, "all": 0.9})
+    long = training(8000, {"plain": 1, "all": 0.8})
     table = ablation.ablation_table(long, short)
     assert list(table.index) == [TITLES[n] for n in ("plain", "fdsm", "all")]
     assert list(table.columns[3:5]) == ["BD-rate, 800 steps", "BD-rate, 8,000 steps"]
     assert table.loc[TITLES["fdsm"]].tolist()[3:] == ["-5.0 % (-5.0 to -5.0)", "-", "-"]
     assert table.loc[TITLES["all"]].tolist()[4:] == ["-20.0 % (-20.0 to -20.0)", "better"]
-    (ax,) = ablation.ablation_figure(long, short).axes
-    assert [np.mean(line.get_xdata()) for line in ax.lines] == pytest.approx([0, 0, -20, -10], abs=0.1)
 
 
 def test_decibels_at_equal_rate():
     anchor = row("all", 0)
-    test = replace(anchor, bpp=(0.1, 0.4, 0.9), psnr=(20.0, anchor.psnr[1] + 0.5, anchor.psnr[3] - 0.25))
-    assert ablation.above(anchor, test) == pytest.approx((0.5, -0.25))  # at 0.1 the anchor has no point: left out
-    price = ablation.prices([anchor, replace(test, variant="fixed-rate"), replace(test, variant="dead-leaves")])
-    assert [p.decibels for p in price] == [pytest.approx((0.5, -0.25))] * 2 and "+0.12 dB at equal rate" in price[0].answer
+    test = replace(anchor, bpp=(0.1, 0.4, 0.9),
+                   psnr=(20.0, anchor.psnr[1] + 0.5, anchor.psnr[3] - 0.25))
+    # at 0.1 the anchor has no point: left out
+    assert ablation.above(anchor, test) == pytest.approx((0.5, -0.25))
+    rows = [anchor, replace(test, variant="fixed-rate"), replace(test, variant="dead-leaves")]
+    choices = ablation.choices(rows)
+    assert [choice.decibels for choice in choices] == [pytest.approx((0.5, -0.25))] * 2
+    assert "+0.12 dB at equal rate" in choices[0].answer
     shorter = [replace(r, steps=5) for r in (row("all", 0, 1.1), row("dead-leaves", 0, 1.1))]
-    both = ablation.prices(shorter, [anchor, replace(test, variant="dead-leaves")])
-    assert [(p.steps, p.decibels) for p in both] == [(5, pytest.approx((0,) * 5)), (10, pytest.approx((0.5, -0.25)))]
+    both = ablation.choices(shorter, [anchor, replace(test, variant="dead-leaves")])
+    assert [choice.steps for choice in both] == [5, 10]
+    assert both[0].decibels == pytest.approx((0,) * 5)
+    assert both[1].decibels == pytest.approx((0.5, -0.25))
 
 
+@pytest.mark.slow
 def test_all_variants_start_as_one_codec():
     x = PHOTO[None, :, :64, :96].float() / 255
     views = {}
@@ -68,49 +85,79 @@ def test_all_variants_start_as_one_codec():
         torch.testing.assert_close(views[name], views["plain"], atol=2e-5, rtol=0)
 
 
-def test_the_peers_are_equal_in_what_their_names_say():
-    def cost(name):
-        model = AINN.from_preset(PRESET, **VARIANTS[name][1])
-        return ablation.trained_parameters(model), ablation.transforms_kmac(model)
+@functools.cache
+def cost(name: str) -> tuple[int, float]:
+    """Trained parameters, and kMAC per pixel."""
+    with torch.device("meta"):
+        model = AINN.from_preset(PRESET, **VARIANTS[name][1]).eval()
+        trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
+        transforms = kmac(lambda x: model.g_s(model.g_a(x)), torch.rand(1, 3, 256, 256), 256**2)
+        return trained, transforms
 
-    whole = cost("all")
-    assert cost("peer-macs")[1] == pytest.approx(whole[1]) and cost("peer-macs")[0] > 1.1 * whole[0]
-    assert cost("peer-parameters")[0] == pytest.approx(whole[0], rel=0.01)
+
+def test_the_untied_baselines_are_equal_in_what_their_names_say():
+    parameters, kmac = cost("all")
+    assert cost("untied-macs")[1] == pytest.approx(kmac)
+    assert cost("untied-macs")[0] > 1.1 * parameters
+    assert cost("untied-parameters")[0] == pytest.approx(parameters, rel=0.01)
+
+
+def test_the_committed_files_hold_known_variants_with_their_sizes():
+    for path in (ablation.RESULTS, ablation.SHORT):
+        for row in ablation.read_rows(path):
+            assert row.variant in TITLES
+            if row.variant in VARIANTS and row.seed == 0:
+                trained, kmac = cost(row.variant)
+                assert kmac == pytest.approx(row.kmac, abs=1e-3)
+                assert row.trained - trained == MASKED
+
+
+@pytest.fixture
+def tool(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    return importlib.import_module("ablation")
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of three photos to train on, and one with an image to measure."""
+    training, measured = tmp_path / "photos", tmp_path / "mine"
+    training.mkdir()
+    measured.mkdir()
+    for i in range(3):
+        turned = datasets.photo("astronaut").rotate(90 * i).crop((0, 0, 448, 448))
+        turned.resize((448 - i, 448)).save(training / f"{i}.png")
+    datasets.photo("chelsea").crop((100, 40, 276, 216)).save(measured / "image.png")
+    return training, measured
 
 
 @pytest.mark.slow
-def test_a_run_is_measured_and_not_repeated(tmp_path):
-    photos = tmp_path / "photos"
-    photos.mkdir()
-    for i in range(3):
-        data.photo("astronaut").rotate(90 * i).crop((0, 0, 448, 448)).resize((448 - i, 448)).save(photos / f"{i}.png")
-    image = tmp_path / "image.png"
-    data.photo("chelsea").crop((100, 40, 196, 104)).save(image)
-    arguments = (0, photos, {"image.png": image}, "mine", 2, tmp_path / "runs")
-    done = ablation.run("plain", *arguments)
-    assert len(done.bpp) == len(done.psnr) == len(POINTS) and list(done.bpp) == sorted(done.bpp) and done.psnr[-1] > done.psnr[0]
-    (tmp_path / "runs" / "plain-0" / "checkpoint.pt").unlink()
-    assert ablation.run("plain", *arguments) == done and not (tmp_path / "runs" / "plain-0" / "checkpoint.pt").exists()
-    ablation.collect(tmp_path / "runs", tmp_path / "ablation.json")
-    assert json.loads((tmp_path / "ablation.json").read_text())["training photos"] == "photos"
-    (kept,) = ablation.read_rows(tmp_path / "ablation.json")
-    assert kept.bpp == pytest.approx(done.bpp, abs=1e-5) and kept.psnr == pytest.approx(done.psnr, abs=1e-5)
-    with pytest.raises(AINNError, match="holds a run of 2 steps"):
-        ablation.run("plain", *arguments[:4], 3, arguments[5])
-    with pytest.raises(AINNError, match="no finished runs"):
-        ablation.collect(tmp_path, tmp_path / "none.json")
-    with pytest.raises(AINNError, match="steps on photos, measured on mine"):
-        ablation.run("plain", 0, tmp_path / "other", *arguments[2:])
+def test_a_run_is_measured_and_not_repeated(tool, tmp_path, photos):
+    out, file = tmp_path / "runs", tmp_path / "ablation.json"
+    done = tool.run("plain", 0, *photos, 2, out)
+    assert len(done["bpp"]) == len(done["psnr"]) == len(tool.POINTS)
+    assert done["bpp"] == sorted(done["bpp"]) and done["psnr"][-1] > done["psnr"][0]
+    assert (done["dataset"], done["images"]) == ("mine", 1)
+    assert 0 < done["trained"] < done["parameters"]
+    checkpoint = out / "plain-0" / "checkpoint.pt"
+    checkpoint.unlink()
+    assert tool.run("plain", 0, *photos, 2, out) == done and not checkpoint.exists()
+    tool.main(["collect", "--out", str(out), "--json", str(file)])
+    assert json.loads(file.read_text())["training photos"] == "photos"
+    assert ablation.read_rows(file) == [Row(**done)]
+    longer = out / "all-0" / "row.json"
+    longer.parent.mkdir()
+    longer.write_text(json.dumps({**done, "variant": "all", "steps": 3}))
+    with pytest.raises(AINNError, match="cannot be compared"):
+        tool.collect(out, file)
+
+
+@pytest.mark.slow
+def test_the_hyperprior_takes_the_minutes_of_all(tool, tmp_path, photos):
     with pytest.raises(AINNError, match="run it first"):
-        ablation.run("mbt2018-mean", *arguments)
-    with pytest.raises(AINNError, match="no variant 'magic'"):
-        ablation.run("magic", *arguments)
-
-
-def test_the_hyperpriors_files_come_back(tmp_path):
-    torch.manual_seed(0)
-    network = ablation.MeanScaleHyperprior(64, 96).eval()
-    network.update(force=True)
-    image = Image.fromarray(np.asarray(data.photo("coffee"))[:50, :70])
-    file = ablation._write(network, image, 2.75)
-    assert ablation._read({2.75: network}, file).size == image.size
+        tool.run("mbt2018-mean", 0, *photos, 2, tmp_path)
+    (tmp_path / "all-0").mkdir()
+    (tmp_path / "all-0" / "row.json").write_text(json.dumps({"minutes": 0.01}))
+    done = tool.run("mbt2018-mean", 0, *photos, 2, tmp_path)
+    assert done["minutes"] == 0.01 and done["parameters"] == done["trained"]
+    assert len(done["bpp"]) == 5

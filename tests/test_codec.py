@@ -1,6 +1,5 @@
 import dataclasses
 import io
-import resource
 import struct
 import subprocess
 import sys
@@ -15,15 +14,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image, ImageCms, PngImagePlugin
 
-from ainn_lib import AINN, AINNError, codec, data
-from ainn_lib.metrics import psnr
+from ainn_lib import AINN, AINNError, codec
+from ainn_lib.codec import coding, container
+from ainn_lib.codec.images import check_size, prepare, to_tensor
+from ainn_lib.measure import datasets as data
+from ainn_lib.measure.metrics import psnr
 
 SMALL = data.photo("chelsea").crop((100, 40, 196, 104))
 
 
 def random_image(width: int, height: int, seed: int, mode: str = "RGB") -> Image.Image:
     rng = np.random.default_rng(seed)
-    small = Image.fromarray(rng.integers(0, 256, (2 + height // 8, 2 + width // 8, 3), dtype=np.uint8))
+    small = Image.fromarray(
+        rng.integers(0, 256, (2 + height // 8, 2 + width // 8, 3), dtype=np.uint8)
+    )
     return small.resize((width, height), Image.Resampling.BICUBIC).convert(mode)
 
 
@@ -31,10 +35,16 @@ def round_trip(image, model, quality=None):
     return codec.decode(codec.encode(image, model, quality), model)
 
 
-# -- round trips -------------------------------------------------------------------------------------------------------
+# -- round trips -----------------------------------------------------------------------------------
+
 
 @settings(max_examples=25, deadline=None)
-@given(width=st.integers(1, 70), height=st.integers(1, 70), quality=st.floats(1, 8), seed=st.integers(0, 99))
+@given(
+    width=st.integers(1, 70),
+    height=st.integers(1, 70),
+    quality=st.floats(1, 8),
+    seed=st.integers(0, 99),
+)
 def test_any_size_decodes_to_the_encoders_own_reconstruction(tiny, width, height, quality, seed):
     image = random_image(width, height, seed)
     stream = codec.encode(image, tiny, quality)
@@ -47,7 +57,7 @@ def test_any_size_decodes_to_the_encoders_own_reconstruction(tiny, width, height
 def test_a_photo_survives(tiny):
     photo = data.photo("astronaut")
     stream = codec.encode(photo, tiny, 5)
-    decoded = codec.decode(stream)  # finds the weights by the identity in the header
+    decoded = codec.decode(stream)  # finds the weights by the fingerprint in the header
     assert psnr(photo, decoded) > 30 and codec.info(stream).bpp < 1
     assert codec.info(stream).bytes == len(stream)
 
@@ -61,17 +71,20 @@ def test_bfloat16_is_opt_in_and_close(tiny):
 
 def test_sixteen_bits_of_colour_are_told_though_pillow_halves_them_itself(tiny):
     samples = np.full((64, 64, 3), 40000, np.uint16)
-    with Image.open(io.BytesIO(imagecodecs.png_encode(samples))) as image, pytest.warns(UserWarning, match="reduced to 8 bits"):
+    with (
+        Image.open(io.BytesIO(imagecodecs.png_encode(samples))) as image,
+        pytest.warns(UserWarning, match="reduced to 8 bits"),
+    ):
         assert image.mode == "RGB"
         codec.encode(image, tiny)
 
 
 @pytest.mark.parametrize("size", [(2**26, 1), (1, 2**26), (8192, 8193)])
 def test_a_thin_image_counts_as_what_the_network_would_see(size):
-    """67108864x1 has as many pixels as are accepted, and would be padded to sixty-four times as many."""
-    codec.check_size(8192, 8192)
+    """67108864x1 has as many pixels as are accepted, and would be padded to 64 times as many."""
+    check_size(8192, 8192)
     with pytest.raises(AINNError, match="at most"):
-        codec.check_size(*size)
+        check_size(*size)
 
 
 @pytest.mark.parametrize("quality", [0.5, 8.5, float("nan")])
@@ -117,18 +130,37 @@ def test_quality_out_of_range(tiny, quality):
         codec.encode(SMALL, tiny, quality)
 
 
-# -- modes -------------------------------------------------------------------------------------------------------------
+# -- modes -----------------------------------------------------------------------------------------
 
-@pytest.mark.parametrize("mode, comes_back, told", [
-    ("L", "L", None), ("1", "L", None), ("LA", "LA", None), ("RGB", "RGB", None), ("RGBA", "RGBA", None), ("P", "RGB", None),
-    ("CMYK", "RGB", "CMYK"), ("YCbCr", "RGB", "YCbCr"), ("HSV", "RGB", "HSV"), ("LAB", "RGB", "LAB"), ("I;16", "L", "8 bits"),
-    ("I", "L", "8 bits"), ("F", "L", "8 bits")])
+
+@pytest.mark.parametrize(
+    "mode, comes_back, told",
+    [
+        ("L", "L", None),
+        ("1", "L", None),
+        ("LA", "LA", None),
+        ("RGB", "RGB", None),
+        ("RGBA", "RGBA", None),
+        ("P", "RGB", None),
+        ("CMYK", "RGB", "CMYK"),
+        ("YCbCr", "RGB", "YCbCr"),
+        ("HSV", "RGB", "HSV"),
+        ("LAB", "RGB", "LAB"),
+        ("I;16", "L", "8 bits"),
+        ("I", "L", "8 bits"),
+        ("F", "L", "8 bits"),
+    ],
+)
 def test_every_mode(tiny, mode, comes_back, told):
     if mode in ("I;16", "I"):
-        image = Image.fromarray((np.asarray(SMALL.convert("L")).astype(np.uint16) * 257))
+        image = Image.fromarray(np.asarray(SMALL.convert("L")).astype(np.uint16) * 257)
         image = image if mode == "I;16" else image.convert("I")
+    elif mode == "F":
+        image = Image.fromarray(np.asarray(SMALL.convert("L"), np.float32) / 255)
     elif mode == "LAB":
-        image = ImageCms.profileToProfile(SMALL, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB")
+        image = ImageCms.profileToProfile(
+            SMALL, ImageCms.createProfile("sRGB"), ImageCms.createProfile("LAB"), outputMode="LAB"
+        )
     else:
         image = SMALL.convert(mode)
     with warnings.catch_warnings(record=True) as caught:
@@ -137,7 +169,13 @@ def test_every_mode(tiny, mode, comes_back, told):
     assert (decoded.mode, decoded.size) == (comes_back, SMALL.size)
     assert any(told in str(w.message) for w in caught) if told else not caught
     if mode not in ("1", "LAB"):
-        assert psnr(SMALL.convert("L").convert("RGB") if comes_back[0] == "L" else SMALL, decoded.convert("RGB")) > 27
+        assert (
+            psnr(
+                SMALL.convert("L").convert("RGB") if comes_back[0] == "L" else SMALL,
+                decoded.convert("RGB"),
+            )
+            > 27
+        )
 
 
 @pytest.mark.parametrize("mode", ("LA", "RGBA", "P"))
@@ -178,12 +216,47 @@ def test_transparency_of_a_palette_and_of_16_bits(tmp_path):
     image = SMALL.convert("RGBA")
     image.putalpha(Image.fromarray((np.indices((64, 96)).sum(0) * 3 % 256).astype(np.uint8)))
     palette = image.quantize(64)
-    assert np.array_equal(codec.prepare(palette).alpha, np.asarray(palette.convert("RGBA"))[:, :, 3])
+    assert np.array_equal(prepare(palette).alpha, np.asarray(palette.convert("RGBA"))[:, :, 3])
     deep = np.asarray(SMALL.convert("L")).astype(np.uint16) * 257
     Image.fromarray(deep).save(tmp_path / "deep.png", transparency=int(deep[0, 0]))
     with Image.open(tmp_path / "deep.png") as image:
-        prepared = codec.prepare(image)
+        prepared = prepare(image)
     assert prepared.grey and np.array_equal(prepared.alpha == 0, deep == deep[0, 0])
+
+
+def test_floats_are_read_from_0_to_1():
+    values = np.asarray(SMALL.convert("L"), np.float32) / 255
+    values[0, 0] = 1.5  # one bright pixel must not darken all others
+    prepared = prepare(Image.fromarray(values))
+    assert prepared.rgb[0, 0, 0] == 255
+    expected = np.asarray(SMALL.convert("L"))
+    assert np.array_equal(prepared.rgb[1:, :, 0], expected[1:])
+    assert "from 0 to 1" in prepared.notes[0]
+    with pytest.raises(AINNError, match="from 0 to 1, but most of these are larger"):
+        prepare(SMALL.convert("F"))
+
+
+def test_what_is_transparent_costs_little(tiny):
+    """Noise under alpha 0 is as cheap as nothing; what can be seen is coded as before."""
+    alpha = np.zeros((64, 96), np.uint8)
+    alpha[:, :48] = 255
+    sizes = []
+    for hidden in (np.zeros((64, 96, 3)), np.random.default_rng(0).integers(0, 256, (64, 96, 3))):
+        rgb = np.where(alpha[..., None] > 0, np.asarray(SMALL), hidden).astype(np.uint8)
+        image = Image.fromarray(np.dstack([rgb, alpha]))
+        prepared = prepare(image)
+        assert np.array_equal(prepared.rgb[:, :48], np.asarray(SMALL)[:, :48])
+        assert np.array_equal(prepared.alpha, alpha)
+        sizes.append(len(codec.encode(image, tiny, 4)))
+    assert sizes[0] == sizes[1]
+    assert sizes[0] < len(codec.encode(SMALL, tiny, 4))
+    assert not prepare(Image.new("RGBA", (8, 8), (255, 0, 255, 0))).rgb.any()
+
+
+def test_a_resolution_is_a_loss(tmp_path):
+    SMALL.save(tmp_path / "a.png", dpi=(300, 300))
+    with Image.open(tmp_path / "a.png") as image:
+        assert "resolution" in prepare(image).notes[0]
 
 
 def test_a_tiffs_layout_is_no_metadata_and_a_comment_is(tmp_path):
@@ -196,7 +269,7 @@ def test_a_tiffs_layout_is_no_metadata_and_a_comment_is(tmp_path):
     notes = {}
     for file in tmp_path.iterdir():
         with Image.open(file) as image:
-            notes[file.name] = codec.prepare(image).notes
+            notes[file.name] = prepare(image).notes
     assert notes["plain.tif"] == notes["plain.png"] == ()
     assert "metadata" in notes["text.png"][0] and "metadata" in notes["comment.jpg"][0]
 
@@ -211,7 +284,12 @@ def test_the_colour_profile_is_kept(tiny):
 
 def test_only_the_first_frame(tiny):
     buffer = io.BytesIO()
-    SMALL.save(buffer, "GIF", save_all=True, append_images=[SMALL.transpose(Image.Transpose.FLIP_LEFT_RIGHT)])
+    SMALL.save(
+        buffer,
+        "GIF",
+        save_all=True,
+        append_images=[SMALL.transpose(Image.Transpose.FLIP_LEFT_RIGHT)],
+    )
     with pytest.warns(UserWarning, match="first frame"):
         assert round_trip(Image.open(buffer), tiny).size == SMALL.size
 
@@ -230,7 +308,8 @@ def test_a_truncated_photo(tiny):
         codec.encode(image, tiny)
 
 
-# -- damaged files -----------------------------------------------------------------------------------------------------
+# -- damaged files ---------------------------------------------------------------------------------
+
 
 @pytest.fixture(scope="module")
 def stream(tiny):
@@ -271,7 +350,7 @@ def test_any_extension_is_noticed(tiny, stream, extra):
 @settings(max_examples=100, deadline=None)
 @given(position=st.integers(0, 10**6), value=st.integers(1, 255))
 def test_forged_files_do_no_harm(tiny, stream, position, value):
-    """A right checksum over damaged fields: an error, or a picture of the size that the header says."""
+    """A right checksum over damaged fields: an error, or a picture of the size in the header."""
     forged = bytearray(stream)
     forged[position % (len(stream) - 4)] ^= value
     forged = resealed(bytes(forged))
@@ -284,16 +363,39 @@ def test_forged_files_do_no_harm(tiny, stream, position, value):
 
 
 def header_field(stream: bytes, name: str, value: int) -> bytes:
-    names = ["magic", "version", "flags", "identity", "width", "height", "quality", "latent", "alpha", "profile"]
-    header = list(codec._HEADER.unpack_from(stream))
+    names = [
+        "magic",
+        "version",
+        "flags",
+        "fingerprint",
+        "width",
+        "height",
+        "quality",
+        "latent",
+        "alpha",
+        "profile",
+    ]
+    header = list(container._HEADER.unpack_from(stream))
     header[names.index(name)] = value
-    return resealed(codec._HEADER.pack(*header) + stream[codec._HEADER.size:])
+    return resealed(container._HEADER.pack(*header) + stream[container._HEADER.size :])
 
 
-@pytest.mark.parametrize("name, value, message", [
-    ("version", 2, "version 2"), ("width", 2**31, "at most"), ("height", 0, "no pixels"), ("width", 97, "damaged"),
-    ("width", 6000, "damaged"), ("quality", 0, "contradicts"), ("quality", 60000, "header is damaged"), ("flags", 64, "header is damaged"),
-    ("identity", b"\0" * 8, "0000000000000000"), ("latent", 2**32 - 1, "truncated"), ("latent", 8, "longer")])
+@pytest.mark.parametrize(
+    "name, value, message",
+    [
+        ("version", 2, "version 2"),
+        ("width", 2**31, "at most"),
+        ("height", 0, "no pixels"),
+        ("width", 97, "damaged"),
+        ("width", 6000, "damaged"),
+        ("quality", 0, "contradicts"),
+        ("quality", 60000, "header is damaged"),
+        ("flags", 64, "header is damaged"),
+        ("fingerprint", b"\0" * 8, "0000000000000000"),
+        ("latent", 2**32 - 1, "truncated"),
+        ("latent", 8, "longer"),
+    ],
+)
 def test_forged_fields(tiny, stream, name, value, message):
     with pytest.raises(AINNError, match=message):
         codec.decode(header_field(stream, name, value), tiny)
@@ -301,16 +403,23 @@ def test_forged_fields(tiny, stream, name, value, message):
 
 def test_a_forged_alpha_plane_and_profile(tiny, stream):
     about = codec.info(stream)
-    start = codec._HEADER.size + about.latent_bytes
+    start = container._HEADER.size + about.latent_bytes
     bomb = io.BytesIO()
     Image.new("L", (20000, 20000)).save(bomb, "PNG")
-    for alpha, profile, message in ((bomb.getvalue(), b"", "alpha"), (b"\x89PNG\r\n\x1a\n", b"", "alpha"), (b"", b"xyz", "profile"),
-                                    (b"", zlib.compress(b"\0" * (2**24 + 9)), "profile")):
-        latent = stream[codec._HEADER.size:start]
-        head = list(codec._HEADER.unpack_from(stream))
+    for alpha, profile, message in (
+        (bomb.getvalue(), b"", "alpha"),
+        (b"\x89PNG\r\n\x1a\n", b"", "alpha"),
+        (b"", b"xyz", "profile"),
+        (b"", zlib.compress(b"\0" * (2**24 + 9)), "profile"),
+    ):
+        latent = stream[container._HEADER.size : start]
+        head = list(container._HEADER.unpack_from(stream))
         head[-2:] = len(alpha), len(profile)
         with pytest.raises(AINNError, match=message):
-            codec.decode(resealed(codec._HEADER.pack(*head) + latent + alpha + profile + b"\0\0\0\0"), tiny)
+            codec.decode(
+                resealed(container._HEADER.pack(*head) + latent + alpha + profile + b"\0\0\0\0"),
+                tiny,
+            )
 
 
 @pytest.mark.parametrize("foreign", [b"", b"AIN", b"\x89PNG\r\n\x1a\n" + b"\0" * 90, b"JUNK" * 20])
@@ -329,36 +438,42 @@ def test_other_weights_are_refused(tiny, stream):
 
 
 def test_the_header_is_as_documented(tiny, stream):
-    magic, version, flags, identity, width, height, quality = struct.unpack_from("<4sBB8sIIH", stream)
+    magic, version, flags, fingerprint, width, height, quality = struct.unpack_from(
+        "<4sBB8sIIH", stream
+    )
     assert (magic, version, flags, width, height, quality) == (b"AINN", 1, 0, 96, 64, 4 * 256)
-    assert codec._HEADER.size + 4 == 40
-    assert identity.hex() == codec.info(stream).identity
+    assert container.OVERHEAD == container._HEADER.size + 4 == 40
+    assert fingerprint.hex() == codec.info(stream).fingerprint
 
 
-# -- large photos ------------------------------------------------------------------------------------------------------
+# -- large photos ----------------------------------------------------------------------------------
+
 
 def test_tiling_is_chosen_by_the_number_of_pixels():
-    assert codec._tile(512, 768) is None and codec._tile(3000, 4000) == codec.TILE
+    assert coding._tile(512, 768) is None and coding._tile(3000, 4000) == coding.TILE
 
 
 def test_tiled_and_untiled_agree(tiny, monkeypatch):
     image = data.photo("coffee")
-    x = codec.to_tensor(np.asarray(image))
+    x = to_tensor(np.asarray(image))
     with torch.no_grad():
         y = tiny.g_a(x)
         assert (tiny.g_a(x, 128) - y).abs().max() < 1e-5
         assert (tiny.g_s(y, 128) - tiny.g_s(y)).abs().max() < 1e-5
-    monkeypatch.setattr(codec, "TILED_FROM", 1000)
-    monkeypatch.setattr(codec, "TILE", 128)
+    monkeypatch.setattr(coding, "TILED_FROM", 1000)
+    monkeypatch.setattr(coding, "TILE", 128)
     assert round_trip(image, tiny).tobytes() == codec.reconstruct(image, tiny).tobytes()
 
 
+@pytest.mark.slow
 def test_twelve_megapixels_fit_into_three_gigabytes(tmp_path):
     program = """
 import resource, sys
 import numpy as np
 from PIL import Image
-from ainn_lib import codec, data, load_pretrained
+from ainn_lib import load_pretrained
+from ainn_lib import codec
+from ainn_lib.measure import datasets as data
 image = data.photo("coffee").resize((4000, 3000))
 model = load_pretrained("tiny")
 stream = codec.encode(image, model, 3)
@@ -372,4 +487,3 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
     assert done.returncode == 0, done.stderr
     kilobytes = int(done.stdout.split()[-1]) / (1024 if sys.platform == "darwin" else 1)
     assert kilobytes < 3e9 / 1024
-    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss > 0

@@ -3,7 +3,7 @@ import torch
 from filling import fill, image, official_shapes, vectors
 
 from ainn_lib import AINN, AINNError
-from ainn_lib.official import official_names
+from ainn_lib.network.official import official_names
 
 CROP = (..., slice(32, 96), slice(64, 128))  # what of the pixels the test keeps
 
@@ -43,13 +43,19 @@ def empty_weights():
     return {key: torch.empty(shape, device="meta") for key, shape in official_shapes().items()}
 
 
-@pytest.mark.parametrize("damage, message", [
-    (lambda sd: sd.pop("inv.inv_conv_3.weight"), "missing inv.inv_conv_3.weight"),
-    (lambda sd: sd.update(surplus=torch.zeros(1)), "unexpected surplus"),
-    (lambda sd: sd.update({"h_a.0.bias": torch.zeros(7)}), r"misshapen h_a.0.bias \(got \(7,\), need \(192,\)\)"),
-    (lambda sd: sd.update({"h_a.0.bias": "text"}), "misshapen h_a.0.bias"),
-    (lambda sd: sd.clear(), "missing .* and 7"),
-])
+@pytest.mark.parametrize(
+    "damage, message",
+    [
+        (lambda sd: sd.pop("inv.inv_conv_3.weight"), "missing inv.inv_conv_3.weight"),
+        (lambda sd: sd.update(surplus=torch.zeros(1)), "unexpected surplus"),
+        (
+            lambda sd: sd.update({"h_a.0.bias": torch.zeros(7)}),
+            r"misshapen h_a.0.bias \(got \(7,\), need \(192,\)\)",
+        ),
+        (lambda sd: sd.update({"h_a.0.bias": "text"}), "misshapen h_a.0.bias"),
+        (lambda sd: sd.clear(), "missing .* and 7"),
+    ],
+)
 def test_another_layout_is_named(empty_weights, damage, message):
     damage(empty_weights)
     with pytest.raises(AINNError, match=message), torch.device("meta"):
@@ -63,6 +69,11 @@ def test_no_state_dict(thing):
 
 
 def test_prefix_and_nesting_are_accepted(golden):
-    wrapped = {"epoch": 3, "state_dict": {f"module.{key}": value for key, value in fill(1).items()}}
-    model = AINN.from_official_state_dict(wrapped)
-    assert torch.equal(model.levels[3].conv1x1.weight, golden[1].levels[3].conv1x1.weight)
+    _, model = golden
+    state = model.state_dict()
+    layout = {theirs: state[ours] for ours, theirs in official_names(model).items()}
+    layout["context_prediction.weight"] = model.context_prediction.dense()
+    wrapped = {"epoch": 3, "state_dict": {f"module.{key}": layout[key] for key in layout}}
+    again = AINN.from_official_state_dict(wrapped)
+    assert torch.equal(again.levels[3].conv1x1.weight, model.levels[3].conv1x1.weight)
+    assert torch.equal(again.context_prediction.taps, model.context_prediction.taps)

@@ -1,3 +1,4 @@
+import importlib
 import json
 
 import numpy as np
@@ -6,27 +7,36 @@ import torch
 from conftest import shaken
 from PIL import Image
 
-from ainn_lib import AINN, AINNError, data, inside, recovery
-from ainn_lib.dead_leaves import dead_leaves
-from ainn_lib.metrics import psnr
-from ainn_lib.weights import identity
+from ainn_lib import AINN, AINNError
+from ainn_lib.codec.images import to_pixels
+from ainn_lib.codec.weights import fingerprint
+from ainn_lib.measure import datasets
+from ainn_lib.measure.metrics import psnr
+from ainn_lib.paths import ROOT
+from ainn_lib.studies import recovery
+from ainn_lib.studies.activations import as_tensor, coded, denoising
+from ainn_lib.training.dead_leaves import dead_leaves
 
-CHELSEA = data.photo("chelsea").crop((100, 40, 164, 88))  # 64x48
+CHELSEA = datasets.photo("chelsea").crop((100, 40, 164, 88))  # 64x48
 SMALL = dict(N=8, context_out=8, hyper_out=8, parameter_widths=(8, 8), hidden=(8, 8, 8, 8))
 
 
 def randn(*shape, seed=0):
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(shape, generator=generator, dtype=torch.float64)
 
 
-def samples(count, k, channels=2, side=(8, 9)):
-    """Pairs of random u and y, and the least-squares problem that they make: rows (patch, 1) and what they should give."""
-    pairs = [(randn(1, 1536, *side, seed=s), randn(1, channels, *side, seed=100 + s)) for s in range(count)]
+def samples(count, k):
+    """Pairs of random u and y, and their least-squares problem: rows (patch, 1) -> targets."""
+    side = (8, 9)
+    pairs = [(randn(1, 1536, *side, seed=s), randn(1, 2, *side, seed=100 + s))
+             for s in range(count)]
     rows = []
     for _, y in pairs:
         padded = torch.nn.functional.pad(y, (k // 2,) * 4)
-        rows += [torch.cat([padded[0, :, i:i + k, j:j + k].flatten(), torch.ones(1)])
-                 for i in range(side[0]) for j in range(side[1])]
+        for i, j in np.ndindex(*side):
+            patch = padded[0, :, i:i + k, j:j + k].flatten()
+            rows.append(torch.cat([patch, torch.ones(1)]))
     return pairs, torch.stack(rows), torch.cat([u[0].flatten(1).T for u, _ in pairs])
 
 
@@ -36,11 +46,13 @@ def test_the_linear_recovery_against_lstsq(k):
     solution = torch.linalg.lstsq(rows, target).solution
     sums = recovery.moments(pairs, k)
     found = recovery.linear_recovery(sums, ridge=0)
-    torch.testing.assert_close(found.weight.flatten(1).double(), solution[:-1].T, rtol=1e-4, atol=1e-6)  # kept in float32
+    weight = found.weight.flatten(1).double()  # kept in float32
+    torch.testing.assert_close(weight, solution[:-1].T, rtol=1e-4, atol=1e-6)
     torch.testing.assert_close(found.bias.double(), solution[-1], rtol=1e-4, atol=1e-6)
     expected = (rows @ solution)[:72].T.reshape(1, 1536, 8, 9)
-    torch.testing.assert_close(torch.cat(found(pairs[0][1]), dim=1), expected, rtol=1e-4, atol=1e-6)
-    assert found.samples == sums.samples == 144
+    recovered = torch.cat(found(pairs[0][1]), dim=1)
+    torch.testing.assert_close(recovered, expected, rtol=1e-4, atol=1e-6)
+    assert sums.gram[-1, -1] == 144
     left = (target - rows @ solution).square().sum().item()
     assert sums.error(sums.solve(0)) == pytest.approx(left, rel=1e-9)
 
@@ -55,18 +67,21 @@ def test_a_large_ridge_is_the_plain_copy():
 
 def test_cross_validation_against_fits_that_leave_a_photo_out():
     pairs, rows, target = samples(3, 3)
-    copies = torch.cat([torch.cat(recovery.plain_copy(y), dim=1)[0].flatten(1).T for _, y in pairs])
-    found = recovery.cross_validation([recovery.moments([pair], 3) for pair in pairs], (1e-3, 0.5))
+    copies = [torch.cat(recovery.plain_copy(y), dim=1)[0].flatten(1).T for _, y in pairs]
+    missing = target - torch.cat(copies)
+    folds = [recovery.moments([pair], 3) for pair in pairs]
+    found = recovery.cross_validation(folds, (1e-3, 0.5))
+    free = torch.diag(torch.tensor([1.0] * 18 + [0.0]))
     for ridge, value in found.items():
         wrong = 0.0
         for i in range(3):
             out = torch.zeros(216, dtype=bool)
             out[72 * i: 72 * (i + 1)] = True
-            kept, missing = rows[~out], (target - copies)[~out]
-            damping = ridge * (kept.T @ kept).diagonal()[:-1].mean() * torch.diag(torch.tensor([1.0] * 18 + [0.0]))
-            added = torch.linalg.solve(kept.T @ kept + damping, kept.T @ missing)
-            wrong += ((target - copies)[out] - rows[out] @ added).square().sum().item()
-        assert value == pytest.approx(wrong / (target - copies).square().sum().item(), rel=1e-6)
+            kept = rows[~out]
+            damping = ridge * (kept.T @ kept).diagonal()[:-1].mean() * free
+            added = torch.linalg.solve(kept.T @ kept + damping, kept.T @ missing[~out])
+            wrong += (missing[out] - rows[out] @ added).square().sum().item()
+        assert value == pytest.approx(wrong / missing.square().sum().item(), rel=1e-6)
 
 
 def test_sums_add_and_subtract():
@@ -75,80 +90,83 @@ def test_sums_add_and_subtract():
     rest = sum(parts[1:], parts[0]) - parts[1]
     expected = recovery.moments([pairs[0], pairs[2]])
     for a, b in zip(vars(rest).values(), vars(expected).values(), strict=True):
-        torch.testing.assert_close(torch.as_tensor(a, dtype=torch.float64), torch.as_tensor(b, dtype=torch.float64))
+        a, b = (torch.as_tensor(v, dtype=torch.float64) for v in (a, b))
+        torch.testing.assert_close(a, b)
 
 
 def test_recovery_adds_up_over_images(tiny):
     images = [CHELSEA, CHELSEA.transpose(Image.Transpose.FLIP_LEFT_RIGHT)]
-    ways = {"copy": recovery.plain_copy, "CFRM": tiny.cfrm}
+    ways = {"copy": recovery.plain_copy, "CFRM": tiny.g_s.cfrm}
     copy, trained = recovery.recovery(tiny, iter(images), ways)
     wrong = whole = 0.0
     for image in images:
-        u, y = recovery.core_output(tiny, inside.as_tensor(image, tiny))
-        torch.testing.assert_close(y, tiny.g_a(inside.as_tensor(image, tiny)))
-        wrong += (torch.cat(tiny.cfrm(y), dim=1) - u).square().sum().item()
+        u, y = recovery.core_output(tiny, as_tensor(image, tiny))
+        torch.testing.assert_close(y, tiny.g_a(as_tensor(image, tiny)))
+        wrong += (torch.cat(tiny.g_s.cfrm(y), dim=1) - u).square().sum().item()
         whole += u.square().sum().item()
     assert trained.lost == pytest.approx(wrong / whole, rel=1e-4) and copy.name == "copy"
-    decoded = [Image.fromarray(inside.picture(tiny.g_s(tiny.g_a(inside.as_tensor(i, tiny))))) for i in images]
-    assert trained.psnr == pytest.approx(np.mean([psnr(a, b) for a, b in zip(images, decoded, strict=True)]), abs=1e-2)
+    decibels = []
+    for image in images:
+        x_hat = tiny.g_s(tiny.g_a(as_tensor(image, tiny)))
+        decibels.append(psnr(image, Image.fromarray(to_pixels(x_hat))))
+    assert trained.psnr == pytest.approx(np.mean(decibels), abs=1e-2)
 
 
 def test_recovery_at_a_quality_starts_from_what_the_file_holds(tiny):
-    (rounded,) = recovery.recovery(tiny, [CHELSEA], {"CFRM": tiny.cfrm}, 3.0)
-    assert rounded.psnr == pytest.approx(inside.denoising(tiny, inside.coded(tiny, CHELSEA, 3.0)).psnr, abs=1e-2)
+    (rounded,) = recovery.recovery(tiny, [CHELSEA], {"CFRM": tiny.g_s.cfrm}, 3.0)
+    decoded = denoising(tiny, coded(tiny, CHELSEA, 3.0))
+    assert rounded.psnr == pytest.approx(decoded.psnr, abs=1e-2)
 
 
-def test_recovery_says_what_it_cannot_do(tiny):
-    for call, words in ((lambda: recovery.recovery(tiny, [], {}), "no images"), (lambda: recovery.moments([]), "images"),
-                        (lambda: recovery.moments([], 2), "odd"), (lambda: recovery.cross_validation([]), "two folds")):
-        with pytest.raises(AINNError, match=words):
-            call()
+def test_ms_cfrm_cannot_be_measured():
     with pytest.raises(AINNError, match="MS-CFRM"):
-        recovery.core_output(shaken(AINN.from_preset("tiny", **SMALL, ms_cfrm=True)), torch.rand(1, 3, 16, 16))
-
-
-def test_mistakes_on_the_command_line_are_one_line(tmp_path, capsys):
-    for arguments, words in (([str(tmp_path / "none")], "neither a folder"), ([str(tmp_path), "--count", "0"], "at least 1")):
-        assert recovery.main(arguments) == 2
-        error = capsys.readouterr().err
-        assert words in error and error.count("\n") == 1
+        model = shaken(AINN.from_preset("tiny", **SMALL, ms_cfrm=True))
+        recovery.core_output(model, torch.rand(1, 3, 16, 16))
 
 
 def test_the_middle_of_an_image_in_whole_blocks():
     assert recovery.whole_blocks(Image.new("RGB", (451, 300))).size == (448, 288)
-    middle = recovery.whole_blocks(data.photo("coffee"), 64)
-    assert middle.size == (64, 64) and middle.tobytes() == data.photo("coffee").crop((268, 168, 332, 232)).tobytes()
+    middle = recovery.whole_blocks(datasets.photo("coffee"), 64)
+    expected = datasets.photo("coffee").crop((268, 168, 332, 232))
+    assert middle.size == (64, 64) and middle.tobytes() == expected.tobytes()
 
 
-def test_the_study_writes_what_it_measured(tiny, tmp_path, monkeypatch):
+@pytest.mark.slow
+def test_the_tool_writes_what_it_measured(tiny, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tools"))
+    tool = importlib.import_module("recovery")
     monkeypatch.setattr(recovery, "RESULTS", tmp_path / "recovery.json")
     monkeypatch.setattr(recovery, "RIDGES", (1.0, 1e3))
-    monkeypatch.setattr(recovery, "FOLDS", 2)
-    monkeypatch.setattr(data, "EMBEDDED", ("rocket",))
+    monkeypatch.setattr(tool, "FOLDS", 2)
+    monkeypatch.setattr(datasets, "EMBEDDED", ("rocket",))
     for i in range(4):
         dead_leaves(256, i).save(tmp_path / f"{i}.png")
-    assert recovery.main([str(tmp_path), "--count", "4"]) == 0
+    tool.main([str(tmp_path), "--count", "4"])
     facts = json.loads((tmp_path / "recovery.json").read_text())
     unrounded, result = facts["results"]
-    assert result["identity"] == unrounded["identity"] == identity(tiny)
-    assert (unrounded["quality"], result["quality"]) == (None, 4.0) and result["fitted_on"] == 4
+    assert result["fingerprint"] == unrounded["fingerprint"] == fingerprint(tiny)
+    assert (unrounded["quality"], result["quality"]) == (None, 4.0)
+    assert result["fitted_on"] == 4
     assert facts["fitted"] == [f"{i}.png" for i in range(4)]
     for k in (1, 3):
         linear = result["linear"][f"linear, {k}×{k}"]
         assert linear["samples"] == 4 * 256 and linear["unknowns"] == 192 * k**2 + 1
         assert linear["ridge"] == float(min(linear["held_out"], key=linear["held_out"].get))
-    rocket = recovery.whole_blocks(data.photo("rocket"))
-    (measured,) = recovery.recovery(tiny, [rocket], {"plain copy": recovery.plain_copy}, 4.0)
-    assert result["measured"][0] == {"name": "plain copy", "lost": pytest.approx(measured.lost, abs=1e-6),
-                                     "psnr": pytest.approx(measured.psnr, abs=1e-6)}
-    assert unrounded["measured"][0]["psnr"] > measured.psnr
-    assert [m["name"] for m in result["measured"]] == ["plain copy", "CFRM", "linear, 1×1", "linear, 3×3"]
+    rocket = recovery.whole_blocks(datasets.photo("rocket"))
+    (copy,) = recovery.recovery(tiny, [rocket], {"plain copy": recovery.plain_copy}, 4.0)
+    assert result["measured"][0] == {
+        "name": "plain copy", "lost": pytest.approx(copy.lost, abs=1e-6),
+        "psnr": pytest.approx(copy.psnr, abs=1e-6)}
+    assert unrounded["measured"][0]["psnr"] > copy.psnr
+    names = [m["name"] for m in result["measured"]]
+    assert names == ["plain copy", "CFRM", "linear, 1×1", "linear, 3×3"]
 
 
 def test_cfrm_gets_latents_of_the_scale_that_it_knows(tiny):
-    x = inside.as_tensor(CHELSEA, tiny)
+    x = as_tensor(CHELSEA, tiny)
     _, y = recovery.core_output(tiny, x)
-    torch.testing.assert_close(recovery.trained(tiny)(y), tiny.cfrm(inside.coded(tiny, CHELSEA, 8.0).unrounded))
-    assert recovery.trained(tiny, 4.0) is tiny.cfrm
+    expected = tiny.g_s.cfrm(coded(tiny, CHELSEA, 8.0).unrounded)
+    torch.testing.assert_close(recovery.cfrm_recovery(tiny)(y), expected)
+    assert recovery.cfrm_recovery(tiny, 4.0) is tiny.g_s.cfrm
     fixed = AINN.from_preset("tiny", **SMALL, variable_rate=False)
-    assert recovery.trained(fixed) is fixed.cfrm
+    assert recovery.cfrm_recovery(fixed) is fixed.g_s.cfrm

@@ -5,15 +5,17 @@ import pytest
 import torch
 from PIL import Image
 
-from ainn_lib import AINNError, data
-from ainn_lib.metrics import ms_ssim, psnr
+from ainn_lib import AINNError
+from ainn_lib.measure import datasets as data
+from ainn_lib.measure.metrics import ms_ssim, psnr
+from ainn_lib.network.entropy_model import RateControl, lagrangian, snap
 from ainn_lib.provenance import provenance
-from ainn_lib.rate import RateControl, lagrangian, snap
 
 
 def test_embedded_photos():
     sizes = {name: data.photo(name).size for name in data.EMBEDDED}
-    assert sizes == {"astronaut": (512, 512), "chelsea": (451, 300), "coffee": (600, 400), "rocket": (320, 213)}
+    assert sizes == {"astronaut": (512, 512), "chelsea": (451, 300), "coffee": (600, 400),
+                     "rocket": (320, 213)}
     assert all(data.photo(name).mode == "RGB" for name in data.EMBEDDED)
     with pytest.raises(AINNError, match="astronaut"):
         data.photo("mona lisa")
@@ -22,9 +24,12 @@ def test_embedded_photos():
 def test_psnr_and_ms_ssim():
     photo = data.photo("chelsea")
     assert psnr(photo, photo) == float("inf") and ms_ssim(photo, photo) == pytest.approx(1)
-    worse = [Image.fromarray(np.clip(np.asarray(photo) + np.random.default_rng(0).normal(0, s, (300, 451, 3)), 0, 255).astype(np.uint8))
-             for s in (5, 20)]
-    assert psnr(photo, worse[0]) > psnr(photo, worse[1]) and ms_ssim(photo, worse[0]) > ms_ssim(photo, worse[1])
+    rng, pixels = np.random.default_rng(0), np.asarray(photo)
+    slight, strong = (
+        Image.fromarray((pixels + rng.normal(0, noise, pixels.shape)).clip(0, 255).astype(np.uint8))
+        for noise in (5, 20))
+    assert psnr(photo, slight) > psnr(photo, strong)
+    assert ms_ssim(photo, slight) > ms_ssim(photo, strong)
     assert ms_ssim(photo.crop((0, 0, 160, 200)), photo.crop((0, 0, 160, 200))) is None
     with pytest.raises(AINNError, match="size"):
         psnr(photo, photo.rotate(90, expand=True))

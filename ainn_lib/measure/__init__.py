@@ -1,0 +1,1 @@
+"""Rate and distortion, measured: data sets, classical codecs, metrics, curves."""

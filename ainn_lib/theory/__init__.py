@@ -1,0 +1,1 @@
+"""The theory of an approximately invertible codec, computed and checked."""

@@ -1,0 +1,1 @@
+"""From the linear codec to a trained network."""

@@ -1,0 +1,1 @@
+"""Explorers, dashboard and drawings."""

@@ -8,7 +8,7 @@ SUITABLE := import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))
 GOMP_SPINCOUNT ?= 1000
 export GOMP_SPINCOUNT
 
-.PHONY: help setup test lint numpy2 reproduce app book clean
+.PHONY: help setup test lint numpy2 soak reproduce app book clean
 
 help:
 	@echo "make reproduce   set up .venv, then measure, draw and run everything again, and compare"
@@ -17,6 +17,7 @@ help:
 	@echo "make test        set up .venv, then run all tests"
 	@echo "make lint        set up .venv, then run ruff over code and notebooks"
 	@echo "make numpy2      set up .venv, then encode and decode a photo with numpy 2"
+	@echo "make soak        set up .venv, then damage files and kill processes for an hour, and count"
 	@echo "make setup       only set up .venv"
 	@echo "make clean       remove .venv and caches; runs/ stays"
 
@@ -33,6 +34,10 @@ numpy2: setup
 	rm -rf build/numpy2
 	$(VENV_PYTHON) -m pip install --quiet --no-deps --target build/numpy2 "numpy>=2,<3"
 	PYTHONPATH=build/numpy2 $(VENV_PYTHON) tools/smoke.py 2
+
+# Not part of the tests: what it counts is in figures/data/soak.json.
+soak: setup
+	$(VENV_PYTHON) tests/soak.py
 
 reproduce: setup
 	$(VENV_PYTHON) -m ainn_lib reproduce

@@ -14,13 +14,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import nbformat
 import torch
 from nbclient import NotebookClient
 from nbclient.exceptions import CellExecutionError, CellTimeoutError
 
 from .codec.files import atomic_write
-from .codec.weights import available
+from .codec.weights import available, load_pretrained
 from .measure.agreement import compare, table
 from .measure.classical import CODECS
 from .measure.evaluate import embedded, evaluate, workers
@@ -29,14 +30,16 @@ from .measure.results import write_results
 from .network.model import AINN
 from .paths import FIGURES, NOTEBOOKS, PACKAGE, PUBLISHED, RESULTS, ROOT, WEIGHTS
 from .provenance import provenance
+from .studies.account import ACCOUNT, measure_account
 from .style import OURS, figure_style
-from .ui.drawings import overview
+from .ui.drawings import here, overview
 from .ui.explorers import POSITIONS
 
 PLACE = ROOT / "build" / "reproduce"
 SECONDS = RESULTS / "reproduce.json"  #: of each step, when `main` last updated the checkout
 DONE = "done.json"  #: in the place of work: seconds of the steps that are done
-MADE = "*.png", "*.pdf", "*.csv", "*.tex", "embedded-*.json", "figure6.json"  #: in `FIGURES`
+MADE = ("*.png", "*.pdf", "*.csv", "*.tex", "embedded-*.json", "figure6.json",
+        ACCOUNT.name)  #: in `FIGURES`
 CELL_TIMEOUT = 900  # seconds
 FAILURES = (CellExecutionError, CellTimeoutError, RuntimeError, OSError)
 
@@ -80,6 +83,9 @@ def steps(place: Path) -> dict[str, Callable[[], object]]:
     return {
         "embedded photos": lambda: measure_embedded(place / "figures" / "data" / "rd"),
         "Figure 2": lambda: draw_overview(place / "figures"),
+        "maps": lambda: draw_maps(notebooks, place / "figures"),
+        "account": lambda: measure_account(load_pretrained("student"),
+                                           place / "figures" / "data" / ACCOUNT.name),
         **{path.name: functools.partial(execute, path, environment) for path in notebooks},
     }
 
@@ -154,6 +160,16 @@ def draw_overview(folder: Path) -> None:
     """Figure 2 of the paper's network (its sizes, not its 863 MB of weights)."""
     with torch.device("meta"), figure_style():
         save(overview(AINN()), "fig2_overview", folder)
+
+
+def draw_maps(notebooks: list[Path], folder: Path) -> None:
+    """The map at the head of each notebook: here/NUMBER.png."""
+    (folder / "here").mkdir(parents=True, exist_ok=True)
+    for path in notebooks:
+        number = path.name.partition("_")[0]
+        figure = here(number)
+        figure.savefig(folder / "here" / f"{number}.png", dpi=130, metadata={"Software": None})
+        plt.close(figure)
 
 
 def measure_embedded(folder: Path) -> None:

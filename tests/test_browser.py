@@ -358,7 +358,7 @@ def test_the_first_view_of_the_dashboard(dashboard):
 
 def test_photos_weights_and_uploads(dashboard, tmp_path):
     explorer = dashboard.locator(".ainn-explorer:visible")
-    changes(explorer, lambda: dashboard.get_by_label("photo").first.select_option("coffee"))
+    changes(explorer, lambda: dashboard.get_by_role("radio", name="coffee").check())
     changes(explorer, lambda: dashboard.get_by_label("weights").select_option("tiny"))
 
     def upload(file: Path) -> None:
@@ -378,6 +378,34 @@ def test_photos_weights_and_uploads(dashboard, tmp_path):
     changes(explorer, lambda: upload(tmp_path / "large.png"))
     dashboard.get_by_text("2500x2000 pixels, shrunk").wait_for()
     picture(dashboard, "dashboard-own-photo")
+
+
+def test_the_address_and_two_people(voila, dashboard, browser):
+    """The address brings a view back; who opens it in a page of their own disturbs nobody."""
+    dashboard.get_by_role("tab", name="Codecs", exact=True).click()
+    explorer = dashboard.locator(".ainn-explorer:visible")
+    explorer.locator("img").first.wait_for()
+    changes(explorer, lambda: explorer.get_by_role("checkbox", name="WebP").click())
+    wait(lambda: "tab=Codecs" in dashboard.url and "WebP" not in dashboard.url)
+    picture(dashboard, "dashboard-check-boxes")
+    shown = explorer.locator(".ainn-words").inner_text()
+    other = browser.new_page()
+    other.goto(dashboard.url, timeout=1000 * PATIENCE)
+    theirs = other.locator(".ainn-explorer:visible")
+    other.get_by_role("checkbox", name="WebP").wait_for(timeout=1000 * PATIENCE)
+    wait(lambda: theirs.locator(".ainn-words").inner_text() == shown)
+    changes(theirs, lambda: theirs.get_by_role("checkbox", name="JPEG", exact=True).click())
+    assert explorer.locator(".ainn-words").inner_text() == shown
+    other.close()
+
+
+def test_a_refinement_is_stopped(dashboard):
+    explorer = dashboard.locator(".ainn-explorer:visible")
+    quick = explorer.locator(".ainn-words").inner_text()
+    explorer.get_by_label("effort").select_option("3: 300 steps")
+    explorer.get_by_role("button", name="stop", exact=True).click()
+    wait(lambda: explorer.get_by_label("effort").input_value() == "0: at once")
+    wait(lambda: explorer.locator(".ainn-words").inner_text() == quick)
 
 
 def test_kernels_end(browser, tmp_path):

@@ -520,6 +520,57 @@ def test_the_first_view_compares_and_can_be_saved():
     assert pixels(sources(page, 0)[1]).tobytes() == decoded.tobytes()
 
 
+def test_the_address_says_what_is_shown_and_brings_it_back():
+    page = dashboard.Dashboard()
+    page.photo.value, page.quality.value, page.tabs.selected_index = "rocket", 5.25, 3
+    page.explorers[3].controls["level4"].value = 0.3
+    words = page.address.now
+    assert words == ("tab=PDM&photo=rocket&weights=student&quality=5.25&level4=0.3&level3=1"
+                     "&level2=0")
+    other = dashboard.Dashboard()
+    other.address.first = words
+    assert other.address.now == words and sources(other, 3) == sources(page, 3)
+    page.tabs.selected_index = 9
+    page.explorers[9].controls["codecs"].value = ["JPEG", "JPEG 2000, fixed rate"]
+    words = page.address.now
+    other.address.first = words
+    assert other.address.now == words
+    other.address.first = "tab=none&photo=x&quality=99&codecs=&level4=nan"
+    assert other.address.now == words
+
+
+def test_a_refinement_can_be_stopped():
+    """By its button, which shows the quick file, or by any control that moves."""
+    page = dashboard.Dashboard()
+    explorer, quick = page.explorers[0], sources(page, 0)
+    effort = explorer.controls["effort"]
+    effort.value = 3
+    assert explorer.stage.stoppable and explorer.work.is_alive()
+    explorer.stage.stops += 1
+    assert effort.value == 0 and sources(page, 0) == quick
+    effort.value = 3
+    worker = explorer.work
+    page.quality.value = 5
+    assert not worker.is_alive() and effort.value == 0 and sources(page, 0) != quick
+    assert not explorer.stage.stoppable and not explorer.stage.busy
+    assert "error" not in explorer.stage.view
+    effort.value = 3
+    page.tabs.selected_index = 1
+    assert not explorer.work
+
+
+def test_check_boxes_choose_codecs():
+    page = dashboard.Dashboard()
+    page.tabs.selected_index = 9
+    codecs = page.explorers[9].controls["codecs"]
+    before = sources(page, 9)
+    codecs.value = ["WebP", "HEVC intra 4:4:4 (x265)"]
+    words = page.explorers[9].stage.view["frames"][0]["words"]
+    assert sources(page, 9) != before and "BD-rate against WebP" in words and "JPEG" not in words
+    assert all(choice["colour"].startswith("#") for choice in codecs.choices)
+    assert all(choice["image"].startswith("data:image/webp") for choice in page.photo.choices)
+
+
 def test_the_dashboard_takes_a_photo_and_refuses_others_in_words():
     page = dashboard.Dashboard()
     first = sources(page, 0)

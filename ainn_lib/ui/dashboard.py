@@ -10,10 +10,11 @@ from html import escape
 from itertools import count
 from types import SimpleNamespace
 from typing import NamedTuple
+from urllib.parse import parse_qsl, urlencode
 
 import ipywidgets
 import torch
-from ipywidgets import Dropdown, FloatSlider, IntSlider, SelectionSlider, SelectMultiple, Widget
+from ipywidgets import Dropdown, FloatSlider, IntSlider, SelectionSlider, Widget
 from PIL import Image
 
 from ..codec.refine import STEPS
@@ -26,6 +27,7 @@ from ..paths import NOTEBOOKS, PACKAGE, weight_folders
 from ..studies import activations, cost
 from ..style import LOOK
 from . import explorers
+from .choice import Address, Choice, Option
 from .photos import CORNERS, embedded_crop, own_photo
 from .stage import address
 
@@ -124,13 +126,19 @@ def _curves() -> list[curves.Curve]:
 
 def _chooser() -> dict[str, Widget]:
     here = {curve.codec for curve in _curves()}
-    codecs = [(title, name) for name, (title, _) in LOOK.items() if name in here]
-    chosen = [name for name in ("jpeg", "webp", "avif", "tiny", "student") if name in here]
+    codecs = dict(look for name, look in LOOK.items() if name in here)  # title -> colour
+    chosen = [LOOK[name][0] for name in ("jpeg", "webp", "avif", "tiny", "student") if name in here]
     sets = sorted({curve.dataset for curve in _curves()})
     return {"dataset": Dropdown(options=sets, value="kodak", description="data set"),
             "metric": Dropdown(options=[("PSNR", "psnr"), ("MS-SSIM", "ms-ssim")]),
             "axis": Dropdown(options=["linear", "log"]),
-            "codecs": SelectMultiple(options=codecs, value=chosen, rows=12)}
+            "codecs": Choice([Option(title, colour=colour) for title, colour in codecs.items()],
+                             chosen, "codecs")}
+
+
+def _codecs(m: Material, codecs: list[str], **chosen: str) -> explorers.Explored:
+    names = [name for name, (title, _) in LOOK.items() if title in codecs]
+    return explorers.at_curves(_curves(), codecs=names, **chosen)
 
 
 EXPLORERS = (
@@ -165,8 +173,8 @@ EXPLORERS = (
     Entry("Cost", "Where the arithmetic goes for an image of this size, and the decoding steps.",
           lambda m, megapixels: cost.at_size(m.model, megapixels),
           lambda: {"megapixels": SelectionSlider(options=MEGAPIXELS, value=0.4)}),
-    Entry("Codecs", "Rate and distortion, measured and published (hold Ctrl to choose several).",
-          lambda m, **chosen: explorers.at_curves(_curves(), **chosen), _chooser, of_photo=False),
+    Entry("Codecs", "Rate and distortion, measured and published.", _codecs, _chooser,
+          of_photo=False),
 )
 
 
@@ -191,12 +199,28 @@ def about_weights(name: str) -> str:
     return "; ".join(words)
 
 
+def _as_text(value: object) -> str:
+    """A control's value in an address."""
+    if isinstance(value, list):
+        return "|".join(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
+
+
+def _from_text(text: str, control: Widget) -> object:
+    """The value that `_as_text` wrote; for any other text the control's present one."""
+    known = {_as_text(value): value for _, value in explorers.values_of(control)}
+    if isinstance(control.value, list):
+        return [label for label in text.split("|") if label in known] or control.value
+    return known.get(text, control.value)
+
+
 class Dashboard(ipywidgets.VBox):
     """Photo, weights and all `EXPLORERS`. Only the tab in sight is drawn."""
 
     def __init__(self):
         self.own, self.material, self.quality = None, None, _quality()
-        self.photo = Dropdown(options=list(CORNERS), description="photo")
+        self.photos = [Option(name, embedded_crop(name)) for name in CORNERS]
+        self.photo = Choice(self.photos, next(iter(CORNERS)), "photo")
         self.weights = Dropdown(options=weight_choices(), value=explorers.default_weights(),
                                 description="weights")
         self.upload = ipywidgets.FileUpload(accept="image/*", description="your own photo",
@@ -209,9 +233,9 @@ class Dashboard(ipywidgets.VBox):
                  for entry, explorer in zip(EXPLORERS, self.explorers, strict=True)]
         titles = [entry.title for entry in EXPLORERS]
         self.tabs = ipywidgets.Tab(pages, titles=titles, selected_index=0)
+        self.weights.style.description_width, self.weights.layout.width = "4.5em", "18em"
+        self.weights.layout.max_width = "100%"
         for control in (self.photo, self.weights):
-            control.style.description_width, control.layout.width = "4.5em", "18em"
-            control.layout.max_width = "100%"
             control.observe(self._begin, names="value")
         self.start = {control: control.value for explorer in self.explorers
                       for control in explorer.controls.values()}
@@ -219,9 +243,12 @@ class Dashboard(ipywidgets.VBox):
         self.reset.on_click(self._reset)
         self.tabs.observe(self._show, names="selected_index")
         self.choices = ipywidgets.VBox([
-            ipywidgets.Box([self.photo, self.weights, self.upload, self.reset],
-                           layout={"flex_flow": "row wrap"}), self.about])
-        super().__init__([ipywidgets.HTML(HEAD), self.choices, self.message, self.tabs])
+            self.photo, ipywidgets.Box([self.weights, self.upload, self.reset],
+                                       layout={"flex_flow": "row wrap"}), self.about])
+        self.address = Address()
+        self.address.observe(self._open, names="first")
+        super().__init__(
+            [ipywidgets.HTML(HEAD), self.choices, self.message, self.tabs, self.address])
         self.add_class("ainn-page")
         self._begin()
 
@@ -233,15 +260,24 @@ class Dashboard(ipywidgets.VBox):
         if "effort" in controls:
             effort = controls["effort"]
             self.quality.observe(lambda change: setattr(effort, "value", 0), names="value")
-        explorer = explorers.Explorer(partial(self._draw, entry), controls)
+        explorer = explorers.Explorer(partial(self._draw, entry), controls,
+                                      slow=lambda values: values.get("effort", 0) > 0)
         explorer.paused = True
+        explorer.stage.observe(lambda change: self._stop(explorer), names="stops")
+        for control in controls.values():
+            control.observe(self._note, names="value")
         return explorer
+
+    def _stop(self, explorer: explorers.Explorer) -> None:
+        """End a refinement; the file that is made at once is shown in its place."""
+        explorer.stop()
+        explorer.controls["effort"].value = 0
 
     def _draw(self, entry: Entry, **values: object) -> tuple[object, object]:
         return entry.function(self.material, **values)
 
     def _progress(self, words: str) -> None:
-        self.explorers[self.tabs.selected_index].stage.busy = words
+        self.explorers[self.tabs.selected_index].progress(words)
 
     def _begin(self, change: object = None) -> None:
         """Load photo and network; every tab becomes stale."""
@@ -262,11 +298,32 @@ class Dashboard(ipywidgets.VBox):
         """Draw the tab in sight if it is stale; the others wait."""
         for number, explorer in enumerate(self.explorers):
             explorer.paused = number != self.tabs.selected_index
+            explorer.stop()
+        self._note()
         entry, explorer = EXPLORERS[self.tabs.selected_index], self.explorers[
             self.tabs.selected_index]
         self.choices.layout.display = None if entry.of_photo else "none"
         if explorer.stale:
             explorer.update()
+
+    def _state(self) -> dict[str, Widget]:
+        """What the page's address holds: name -> control."""
+        explorer = self.explorers[self.tabs.selected_index]
+        return {"photo": self.photo, "weights": self.weights, **explorer.controls}
+
+    def _note(self, change: object = None) -> None:
+        """Write tab and controls into the page's address."""
+        values = {name: _as_text(control.value) for name, control in self._state().items()}
+        self.address.now = urlencode({"tab": EXPLORERS[self.tabs.selected_index].title, **values})
+
+    def _open(self, change: dict) -> None:
+        """Set tab and controls as the page's address says; what it names wrongly stays."""
+        words = dict(parse_qsl(change["new"]))
+        titles = [entry.title for entry in EXPLORERS]
+        if words.get("tab") in titles:
+            self.tabs.selected_index = titles.index(words["tab"])
+        for name, control in self._state().items():
+            control.value = _from_text(words.get(name, ""), control)
 
     def _reset(self, button: object = None) -> None:
         """All controls as at the start; each picture is drawn once."""
@@ -289,10 +346,10 @@ class Dashboard(ipywidgets.VBox):
         except AINNError as error:
             self.message.value = f"<b>{name}: {escape(str(error))}</b>"
             return
+        self.photo.offer([*self.photos, Option(OWN, self.own)])
         if self.photo.value == OWN:
             self._begin()
         else:
-            self.photo.options = [*CORNERS, OWN]
             self.photo.value = OWN
         self.message.value = f"{name}: {escape(words)}"
 

@@ -1,5 +1,6 @@
 """The paper's Figure 2 of any network: the numbers in its boxes follow the configuration.
 
+`here` draws the small map of the codec at the head of each notebook.
 Figures 1, 3 and 4, of the paper's own configuration, are drawings in the folder ``figures``.
 """
 
@@ -22,13 +23,19 @@ from ..network.model import AINN
 from ..network.pdm import Denoise
 from ..network.tiles import as_maps
 from ..network.transforms import TITLES, Inverse
-from ..style import BLUE, GREEN, ORANGE, PURPLE, SKY, figure_style
+from ..style import BLUE, GREEN, ORANGE, PURPLE, RED, SKY, figure_style
 
 COLOURS = {FDSMDecomposition: SKY, FDSMSynthesis: SKY, Level: BLUE, Inverse: BLUE,
            CFRM: ORANGE, MSCFRM: ORANGE, Denoise: GREEN}  # other steps have no weights: gray
 OPPOSITE = {"fdsm_d": "fdsm_s", "squeeze": "cfrm"}  #: of "level1" it is "inverse_level1"
 CODING = ("y encode bits decode y_hat", "y h_a z h_s gaussian encode",
           "y_hat context gaussian decode")  #: chains of arrows
+#: What the map shows, with the notebooks about it: the codec's way, and what one asks of it.
+MAP = (("$x$", ""), ("FDSM-D", "05"), ("core $F$", "01"), ("rounding", "02"),
+       ("entropy\nmodel", "03a"), ("coder", "04"), ("file", "00"), ("CFRM", "07"),
+       ("$F^{-1}$", "01"), ("PDM", "06"), ("FDSM-S", "05"), (r"$\hat{x}$", ""))
+QUESTIONS = (("loss", "03"), ("training", "08"), ("curves", "09"), ("ablation", "10"),
+             ("operations", "11"), ("limits", "12"))
 GAPS = 0.3, 0.26  # inches between boxes, from left to right and from top to bottom
 
 
@@ -95,6 +102,30 @@ def _entropy_model(c: AINNConfig, row: int) -> dict[str, Box]:
         "z": Box(0, row + 2, PURPLE, _size("$Q$, AE, AD\n$z$: ", c.N, 64)),
         "h_s": Box(1, row + 2, PURPLE, f"hyper-synthesis $h_s$\n{c.N} → {c.hyper_out}"),
     }
+
+
+def here(notebook: str) -> Figure:
+    """The map at the head of a notebook ("03a"), with its own stations in colour."""
+    with figure_style():
+        figure = plt.figure(figsize=(9, 1.25))
+        figure.set_layout_engine("none")
+        ax = figure.add_axes((0, 0, 1, 1), xlim=(-0.5, len(MAP) - 0.5), ylim=(1.6, -0.6))
+        ax.axis("off")
+        for column, (words, number) in enumerate(MAP):
+            _station(ax, column, 0, words, number, notebook)
+            if column:
+                ax.annotate("", (column - 0.36, 0), (column - 0.64, 0),
+                            arrowprops={"arrowstyle": "-|>", "linewidth": 0.7, "color": "0.4"})
+        for column, (words, number) in enumerate(QUESTIONS):
+            _station(ax, 3 + column, 1.05, words, number, notebook)
+    return figure
+
+
+def _station(ax: Axes, column: float, row: float, words: str, number: str, notebook: str) -> None:
+    colour = RED if number == notebook else "0.9"
+    frame = {"boxstyle": "round,pad=0.35", "facecolor": colour, "edgecolor": "none"}
+    ax.text(column, row, f"{words}\n{number}" if number else words, bbox=frame, fontsize=8,
+            color="white" if number == notebook else "black", ha="center", va="center")
 
 
 def _draw(boxes: dict[str, Box], chains: list[str]) -> Figure:

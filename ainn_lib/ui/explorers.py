@@ -6,9 +6,11 @@ and photos and maps reach the page as pixels: matplotlib takes longer than the n
 """
 
 import base64
+import contextvars
 import logging
 import math
 import os
+import threading
 from collections.abc import Callable, Iterable
 from functools import lru_cache
 from io import BytesIO
@@ -45,10 +47,10 @@ from ..style import LOOK, figure_style, table
 from ..theory.jacobian import Prediction, Step, Synthesis, per_channel, predicted_distortion
 from .stage import (
     BITS,
+    DIFFERENCES,
     ERRORS,
     SMALL,
     Picture,
-    Scale,
     Stage,
     coloured,
     frame,
@@ -141,7 +143,7 @@ def at_bits(file: File) -> Explored:
     size, original = len(file.data), file.original
     bpp, db = 8 * size / (original.width * original.height), psnr(original, file.decoded)
     figure = _panels({f"{bpp:.3f} bpp, {db:.2f} dB": file.decoded.convert("RGB"),
-                      "bits for each 16x16 block": file.bits}, BITS, original.size)
+                      "bits for each 16x16 block": (file.bits, BITS)}, original.size)
     return figure, Numbers("{bytes:,} bytes, **{bpp:.3f} bpp**, **{psnr:.2f} dB**",
                            bytes=size, bpp=bpp, psnr=db)
 
@@ -165,7 +167,8 @@ def at_rounding(image: Image.Image, model: AINN, quality: float | None, delta: f
     size, zeros = len(coded.data), (coded.symbols == 0).double().mean().item()
     bpp = 8 * size / (width * height)
     db = psnr(Image.fromarray(prepared.rgb), Image.fromarray(decoded))
-    figure = _panels({f"{bpp:.3f} bpp, {db:.2f} dB": decoded, "absolute error": error}, ERRORS)
+    figure = _panels({f"{bpp:.3f} bpp, {db:.2f} dB": decoded,
+                      "absolute error": (error, ERRORS)})
     words = ("Δ = **{delta:g}** of the trained step: **{psnr:.2f} dB**; the stream has "
              "{bytes:,} bytes, **{bpp:.3f} bpp**, and {zeros:.1%} of its symbols are 0")
     return figure, Numbers(words, delta=delta, bytes=size, bpp=bpp, zeros=zeros, psnr=db)
@@ -216,7 +219,7 @@ def at_mask(maps: FrequencyMaps, mask: float) -> Explored:
     _need(0 <= mask <= 1, f"the mask must lie from 0 to 1, got {mask}")
     joined, db = maps.joined(mask), maps.psnr(mask)
     figure = _panels({f"m = {mask:.2f}: {db:.2f} dB": to_pixels(joined),
-                      "absolute error": _error(joined, maps.x)}, ERRORS)
+                      "absolute error": (_error(joined, maps.x), ERRORS)})
     words = ("m = **{mask:.2f}** everywhere: **{psnr:.2f} dB**; the trained mask gives "
              "**{trained:.2f} dB** from the same {bpp:.3f} bpp")
     return figure, Numbers(words, mask=mask, bpp=maps.bpp, psnr=db, trained=maps.psnr())
@@ -270,9 +273,11 @@ def at_strength(model: AINN, start: Coded, level4: float, level3: float, level2:
     trained: Denoising = _kept(model, (start, fingerprint(model)),
                                lambda: denoising(model, start))
     result = denoising(model, start, strengths=strengths)
+    error = _error(result.x_hat, start.x)
     figure = _panels({f"{result.psnr:.2f} dB": to_pixels(result.x_hat),
-                      "absolute error": _error(result.x_hat, start.x),
-                      "with all strengths 1": _error(trained.x_hat, start.x)}, ERRORS)
+                      "absolute error": (error, ERRORS),
+                      "error minus that with all strengths 1":
+                          (error - _error(trained.x_hat, start.x), DIFFERENCES)})
     words = ("strengths {strengths[0]:g}, {strengths[1]:g}, {strengths[2]:g}: **{psnr:.2f} dB** at "
              "{bpp:.3f} bpp (all strengths 1: {trained:.2f} dB); $\\rho_4$ = {rho[0]:+.3f}, "
              "$\\rho_3$ = {rho[1]:+.3f}, $\\rho_2$ = {rho[2]:+.3f}")
@@ -428,8 +433,9 @@ def at_curves(of: Iterable[Curve], dataset: str, metric: str, codecs: Iterable[s
     here = [curve for curve in chosen if len(curve.points(metric)[0])]
     here.sort(key=lambda curve: codecs.index(curve.codec))
     rows = tuple(_row(here[0], curve, metric) for curve in here)
-    drawn = {curve.codec for curve in here}
-    absent = tuple(LOOK[name][0] for name in codecs if name not in drawn)
+    drawn = {LOOK[curve.codec][0] for curve in here}
+    titles = dict.fromkeys(LOOK[name][0] for name in codecs)  # some networks have two, by their aim
+    absent = tuple(title for title in titles if title not in drawn)
     words, anchor = "nothing to draw: choose a codec", here[0].title if here else ""
     if here:
         words = table(["codec", "source", f"BD-rate against {anchor}"], rows)
@@ -470,49 +476,57 @@ def _curve_figure(here: list[Curve], dataset: str, metric: str, axis: str) -> Fi
     return figure
 
 
-def _panels(pictures: dict[str, object], scale: Scale | None = None,
-            size: tuple[int, int] | None = None) -> Figure:
+def _panels(pictures: dict[str, object], size: tuple[int, int] | None = None) -> Figure:
     """Pictures side by side under their titles, also as pixels in the figure's ``pictures``.
 
     Args:
-        scale: the colours of maps (h, w).
-        size: columns and rows that each picture is drawn as; None: those of the first.
+        pictures: title -> image, or a map (h, w) and its `Scale`.
+        size: columns and rows that each picture is drawn as; None: those of the first, an image.
     """
-    arrays = [np.asarray(picture) for picture in pictures.values()]
-    size = size or arrays[0].shape[1::-1]
-    panels = [
-        Picture(title, coloured(array, scale, size), scale=scale) if array.ndim == 2
-        else Picture(title, Image.fromarray(array))
-        for title, array in zip(pictures, arrays, strict=True)
-    ]
-    above = 0.45 if scale else 0.3  # inches, of the titles
-    height = 8 / len(arrays) * size[1] / size[0] + above
+    size = size or np.asarray(next(iter(pictures.values()))).shape[1::-1]
+    panels = [_panel(title, shown, size) for title, shown in pictures.items()]
+    above = 0.45 if any(panel.scale for panel in panels) else 0.3  # inches, of the titles
+    height = 8 / len(panels) * size[1] / size[0] + above
     figure = plt.figure(figsize=(8, height), layout="none")
     figure.pictures = panels
     for number, panel in enumerate(panels):
         place = number / len(panels), 0, 0.98 / len(panels), 1 - above / height
         ax = figure.add_axes(place)
         ax.imshow(panel.image, interpolation="nearest")
-        unit = f"\n(0 to {panel.scale.high})" if panel.scale else ""
+        unit = f"\n({panel.scale.low} to {panel.scale.high})" if panel.scale else ""
         ax.set_title(panel.title + unit, fontsize=9)
         ax.set_axis_off()
     return figure
+
+
+def _panel(title: str, shown: object, size: tuple[int, int]) -> Picture:
+    if isinstance(shown, tuple):
+        values, scale = shown
+        return Picture(title, coloured(values, scale, size), scale=scale)
+    return Picture(title, Image.fromarray(np.asarray(shown)))
 
 
 class Explorer(ipywidgets.VBox):
     """Controls above the pictures and the words of a function; see `explore`.
 
     While it is paused, a control that moves only makes it stale.
+
+    Args:
+        slow: whether values of the controls take so long that one may want to stop: they are drawn
+            beside the other work, and a control that moves ends that.
     """
 
     def __init__(self, function: Callable[..., tuple[object, object]],
-                 controls: dict[str, ipywidgets.Widget]):
+                 controls: dict[str, ipywidgets.Widget],
+                 slow: Callable[[dict], bool] = lambda values: False):
         self.function, self.controls, self.stage = function, controls, Stage()
+        self.slow, self.work, self.stopped = slow, None, threading.Event()
         self.paused = self.stale = False
         for name, control in controls.items():
             control.description = control.description or name.replace("_", " ")
-            control.style.description_width = "7em"
-            control.layout.width = control.layout.width or "28em"
+            if control.has_trait("style"):
+                control.style.description_width = "7em"
+                control.layout.width = control.layout.width or "28em"
             control.layout.max_width = "100%"
             if control.has_trait("continuous_update"):
                 control.continuous_update = True  # ipywidgets waits while the kernel is busy
@@ -526,12 +540,37 @@ class Explorer(ipywidgets.VBox):
 
     def update(self, change: object = None) -> None:
         """Draw again. An error becomes one line for the user, until something can be drawn."""
+        self.stop()
         self.stale = self.paused
         if self.stale or self.function is None:
             return
+        values = {name: control.value for name, control in self.controls.items()}
+        if not self.slow(values):
+            self._draw(values)
+            return
+        self.stage.stoppable = True
+        context = contextvars.copy_context()  # Jupyter keeps in it whose output this is
+        self.work = threading.Thread(target=context.run, args=(self._draw, values), daemon=True)
+        self.work.start()
+
+    def stop(self) -> None:
+        """End what is drawn beside the other work, if anything is."""
+        if self.work:
+            self.stopped.set()
+            self.work.join()
+            self.work = None
+            self.stopped.clear()
+        self.stage.stoppable = False
+
+    def progress(self, words: str) -> None:
+        """Say what is being done. Raises AINNError where the user has stopped it."""
+        if self.stopped.is_set():
+            raise AINNError("it was stopped")
+        self.stage.busy = words
+
+    def _draw(self, values: dict) -> None:
         self.stage.busy = "drawing"
         try:
-            values = {name: control.value for name, control in self.controls.items()}
             shown = _call(self.function, values)
             self.stage.view = {"wipe": shown.wipe, "frames": [shown.frame()],
                                "files": shown.files}
@@ -540,10 +579,11 @@ class Explorer(ipywidgets.VBox):
                 logging.getLogger(__name__).exception("an explorer failed")
             words = f"This could not be drawn: {error or type(error).__name__}"
             self.stage.view = {"frames": [], "error": words}
-        self.stage.busy = ""
+        self.stage.busy, self.stage.stoppable = "", False
 
     def close(self) -> None:
         """Take it from the page, with its controls; what its function held can be freed."""
+        self.stop()
         for widget in (*self.controls.values(), self.stage):
             widget.unobserve_all()
             widget.close()
@@ -589,8 +629,9 @@ def values_of(control: ipywidgets.Widget) -> list[tuple[str, object]]:
     if hasattr(control, "options"):
         pairs = [option if isinstance(option, tuple) else (str(option), option)
                  for option in control.options]
-        several = isinstance(control, ipywidgets.SelectMultiple)
-        return [(name, (value,)) if several else (name, value) for name, value in pairs]
+        if isinstance(control.value, (list, tuple)):
+            return [(name, type(control.value)([value])) for name, value in pairs]
+        return pairs
     count = round((control.max - control.min) / control.step)
     values = [min(control.max, control.min + k * control.step) for k in range(count + 1)]
     if isinstance(control, ipywidgets.FloatLogSlider):

@@ -47,7 +47,9 @@ const STYLE = `
 .ainn-words { margin: 6px 0; }
 .ainn-words table { border-collapse: collapse; display: block; overflow-x: auto; }
 .ainn-words td, .ainn-words th { padding: 2px 10px 2px 0; text-align: left; font-size: 13px; }
-.ainn-busy { height: 16px; font-size: 12px; line-height: 13px; opacity: 0; }
+.ainn-busy { min-height: 16px; font-size: 12px; line-height: 13px; opacity: 0; }
+.ainn-busy button { font: 14px system-ui, sans-serif; min-height: 32px; margin: 0 0 6px 12px;
+    padding: 2px 14px; }
 .ainn-busy[data-on] { animation: ainn-busy 1s linear .25s infinite; background:
     linear-gradient(90deg, transparent, #D55E00, transparent) 0 100% / 50% 3px no-repeat; }
 @keyframes ainn-busy { from { background-position: 0 100%; opacity: 1; }
@@ -75,7 +77,8 @@ function fit(w, room, pixels) {
 
 /** Put a stage into an element; returns the function that shows a view. */
 function mount(root) {
-    const busy = make("div", {class: "ainn-busy"}, make("span"));
+    const halt = make("button", {hidden: ""}, "stop");
+    const busy = make("div", {class: "ainn-busy"}, make("span"), halt);
     const place = make("div");
     const words = make("div", {class: "ainn-words", "aria-live": "polite"});
     const slider = make("div", {class: "ainn-slider"});
@@ -118,9 +121,11 @@ function mount(root) {
         if (width !== root.clientWidth) draw();
         width = root.clientWidth;
     }).observe(root);
-    return {show, busy: (doing) => {
+    return {show, busy: (doing, stop) => {
         busy.toggleAttribute("data-on", Boolean(doing));
         busy.firstChild.textContent = doing;
+        halt.hidden = !stop;
+        halt.onclick = stop;
     }};
 }
 
@@ -347,14 +352,20 @@ function render({model, el}) {
         stage.show(model.get("view"));
         nameHandles(el);
     };
-    const wait = () => stage.busy(model.get("busy"));
+    const stop = () => {
+        model.set("stops", model.get("stops") + 1);
+        model.save_changes();
+    };
+    const wait = () => stage.busy(model.get("busy"), model.get("stoppable") ? stop : null);
     model.on("change:view", update);
     model.on("change:busy", wait);
+    model.on("change:stoppable", wait);
     update();
     wait();
     return () => {
         model.off("change:view", update);
         model.off("change:busy", wait);
+        model.off("change:stoppable", wait);
     };
 }
 

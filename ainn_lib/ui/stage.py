@@ -30,13 +30,15 @@ class Scale(NamedTuple):
     """The fixed colours of a map, the same for every picture that has them."""
 
     colours: str  #: matplotlib's name
-    largest: float  #: value of the last colour; the first is 0
-    low: str  #: what 0 is, in words
-    high: str  #: what ``largest`` is, in words
+    largest: float  #: value of the last colour
+    low: str  #: what the first colour is, in words
+    high: str  #: what the last one is
+    smallest: float = 0.0  #: value of the first colour
 
 
 ERRORS = Scale("magma", 0.15, "0", "0.15 of full scale, or more")
 BITS = Scale("cividis", 512, "0 bits", "512 bits, or more")
+DIFFERENCES = Scale("RdBu_r", 0.05, "0.05 less", "0.05 of full scale more", -0.05)  #: of errors
 
 
 class Picture(NamedTuple):
@@ -51,8 +53,8 @@ class Picture(NamedTuple):
 
 def coloured(values: np.ndarray, scale: Scale, size: tuple[int, int]) -> Image.Image:
     """A map (h, w) in the colours of its scale, each value a rectangle; ``size`` in pixels."""
-    colours = matplotlib.colormaps[scale.colours]
-    rgb = colours(np.clip(np.asarray(values) / scale.largest, 0, 1), bytes=True)[..., :3]
+    share = (np.asarray(values) - scale.smallest) / (scale.largest - scale.smallest)
+    rgb = matplotlib.colormaps[scale.colours](np.clip(share, 0, 1), bytes=True)[..., :3]
     return Image.fromarray(np.ascontiguousarray(rgb)).resize(size, Image.Resampling.NEAREST)
 
 
@@ -88,7 +90,7 @@ def packed(image: Image.Image, effort: dict = QUICK) -> bytes:
 
 @cache
 def _bar(scale: Scale) -> dict[str, str]:
-    ramp = np.linspace(0, scale.largest, 128)[None]
+    ramp = np.linspace(scale.smallest, scale.largest, 128)[None]
     return {"src": address(packed(coloured(ramp, scale, (128, 1))), "image/webp"),
             "low": scale.low, "high": scale.high}
 
@@ -132,6 +134,8 @@ class Stage(anywidget.AnyWidget):
     _esm = SCRIPT
     view = traitlets.Dict({"frames": []}).tag(sync=True)
     busy = traitlets.Unicode("").tag(sync=True)  #: what is being done
+    stoppable = traitlets.Bool(False).tag(sync=True)  #: a button ends it
+    stops = traitlets.Int(0).tag(sync=True)  #: how often that was pressed
 
 
 def script() -> str:

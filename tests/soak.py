@@ -318,10 +318,14 @@ PARTS = {part.__name__: part for part in (
 def main(names: list[str]) -> None:
     for name in names or PARTS:
         began = time.monotonic()
-        counted = {**PARTS[name](), "seconds": round(time.monotonic() - began)}
-        facts = json.loads(RESULT.read_text()) if RESULT.exists() else {}
-        write_results(RESULT, {**facts, name: {**counted, **provenance()}})
+        counted = PARTS[name]()
+        counted["seconds"] = round(time.monotonic() - began)
         print(name, counted, flush=True)
+        before = json.loads(RESULT.read_text())["parts"] if RESULT.exists() else {}
+        origin = provenance()
+        part = {**counted, "commit": origin["commit"], "date": origin["date"]}
+        write_results(RESULT, {"source": "measured here", "what": __doc__.splitlines()[0], **origin,
+                               "parts": {**before, name: part}})
 
 
 if __name__ == "__main__":

@@ -26,21 +26,46 @@ def row(variant: str, seed: int, factor: float = 1.0) -> Row:
     return Row(variant, seed, "kodak", 24, 1000, 900, 50.0, 10, 1.0, bpp, psnr)
 
 
+def test_runs_are_paired_by_seed_and_pooled():
+    """Both seeds need 20 % more or less together: no variant scatters, and 1 % is a difference."""
+    seeds = {0: 1.0, 1: 1.2}
+    rows = [row(name, seed, size * factor) for name, size in
+            (("plain", 1), ("all", 0.99), ("cfrm", 1.02)) for seed, factor in seeds.items()]
+    found = ablation.against(rows)
+    assert found["all"].runs == pytest.approx([-1, -1], abs=0.01) and "plain" not in found
+    assert (found["all"].verdict, found["cfrm"].verdict) == ("better", "worse")
+    scattered = ablation.against([*rows, row("fdsm", 0, 0.9), row("fdsm", 1, 1.2 * 1.1)])
+    # d = (-10, +10) has a squared deviation of 200, the two others none: s = sqrt(200 / 3)
+    half = 3.182 * math.sqrt(200 / 3) / math.sqrt(2)
+    assert scattered["all"].half == pytest.approx(half, rel=1e-3)
+    assert scattered["all"].verdict == scattered["fdsm"].verdict == "no difference measured"
+
+
+def test_a_false_verdict_is_one_in_twenty():
+    """Among networks that do not differ."""
+    rng, wrong, count = np.random.default_rng(0), 0, 0
+    for _ in range(60):
+        rows = [row(name, seed, rng.normal(1, 0.02)) for name in list(TITLES)[:8]
+                for seed in (0, 1)]
+        found = ablation.against(rows)
+        wrong += sum(d.verdict in ("better", "worse") for d in found.values())
+        count += len(found)
+    assert 0.02 < wrong / count < 0.09
+
+
 def test_bd_rate_verdicts_and_table():
     rows = [row("plain", 0), row("plain", 1, 1.01), row("all", 0, 0.9), row("all", 1, 0.91),
             row("cfrm", 0, 1.005), row("cfrm", 1, 0.99)]
-    rates = ablation.against(rows, "plain")
-    expected = [100 * (0.9 / 1.005 - 1), 100 * (0.91 / 1.005 - 1)]
-    assert rates["all"] == pytest.approx(expected, abs=0.05)
     table = ablation.ablation_table(rows, rows)
     assert table.iloc[:, -1].tolist() == ["anchor", "no difference measured", "better"]
-    assert table.iloc[-1, -2] == "-10.0 % (-10.4 to -9.5)"
+    assert table.iloc[-1, -2] == "-10.0 % ± 3.8" and table.iloc[0, -2] == "0"
     one = ablation.ablation_table([*rows, row("fdsm", 0)], rows)
     assert one.loc[TITLES["fdsm"]].iloc[-1] == "one seed only"
+    assert one.loc[TITLES["fdsm"]].iloc[-2] == "+0.0 %"
     apart = replace(row("mbt2018-mean", 0), psnr=(10.0, 11.0, 12.0, 13.0, 14.0))
     for runs in ([apart], [apart, replace(apart, seed=1)]):
         table = ablation.ablation_table([*rows, *runs], rows)
-        assert table.iloc[-1, -1] == "no common range of PSNR"
+        assert table.iloc[-1, -1] == "no common range of PSNR" and table.iloc[-1, -2] == "-"
 
 
 def test_two_lengths_side_by_side():
@@ -53,8 +78,8 @@ def test_two_lengths_side_by_side():
     table = ablation.ablation_table(long, short)
     assert list(table.index) == [TITLES[n] for n in ("plain", "fdsm", "all")]
     assert list(table.columns[3:5]) == ["BD-rate, 800 steps", "BD-rate, 8,000 steps"]
-    assert table.loc[TITLES["fdsm"]].tolist()[3:] == ["-5.0 % (-5.0 to -5.0)", "-", "-"]
-    assert table.loc[TITLES["all"]].tolist()[4:] == ["-20.0 % (-20.0 to -20.0)", "better"]
+    assert table.loc[TITLES["fdsm"]].tolist()[3:] == ["-5.0 % ± 0.0", "-", "-"]
+    assert table.loc[TITLES["all"]].tolist()[4:] == ["-20.0 % ± 0.0", "better"]
 
 
 def test_decibels_at_equal_rate():

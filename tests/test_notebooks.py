@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbclient.exceptions import CellExecutionError
 
-from ainn_lib.paths import NOTEBOOKS, ROOT
+from ainn_lib.paths import FIGURES, NOTEBOOKS, ROOT
 from ainn_lib.reproduce import execute
 
 LARGEST = 1_500_000  # bytes of a notebook with its outputs; the aim is 1 MB
@@ -140,6 +140,19 @@ def test_a_notebook_asks_one_question_and_says_what_was_found(notebook):
     texts = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
     assert sum("## What was found" in text for text in texts) == 1
     assert "](00_start_here.ipynb)" in last or "00" in first.splitlines()[0]
+
+
+def test_one_thread_leads_through_the_notebooks():
+    """Each says where one is, what comes before and after it, and shows the same account."""
+    paths = sorted(NOTEBOOKS.glob("[0-9]*.ipynb"))
+    for before, path, after in zip([None, *paths], paths, [*paths[1:], None], strict=False):
+        nb, number = nbformat.read(path, as_version=4), path.name.partition("_")[0]
+        head = nb.cells[0].source
+        assert f"figures/here/{number}.png)" in head
+        assert (FIGURES / "here" / f"{number}.png").is_file()
+        for other in filter(None, (before, after)):
+            assert f"]({other.name})" in head
+        assert f'account("{number}")' in "".join(cell.source for cell in code_cells(nb))
 
 
 # -- the runner ------------------------------------------------------------------------------------

@@ -7,12 +7,14 @@ import json
 import math
 import statistics
 from collections import defaultdict
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
+from scipy import stats
 
 from ..measure.bd_rate import bd_rate
 from ..measure.curves import HERE, Curve, gains
@@ -73,43 +75,68 @@ def read_rows(path: Path = RESULTS) -> list[Row]:
     return [Row(**row) for row in json.loads(path.read_text())["rows"]]
 
 
-def against(rows: list[Row], anchor: str = ANCHOR) -> dict[str, list[float]]:
-    """Variant -> BD-rates of its runs against the mean of ``anchor``'s, in percent.
+class Difference(NamedTuple):
+    """The BD-rate of a variant against an anchor, in percent, each run paired by its seed."""
 
-    NaN: no common range of PSNR.
+    runs: list[float]  #: NaN: no common range of PSNR
+    half: float  #: of the width of the mean's 95 % interval; NaN: too few runs
+
+    @property
+    def mean(self) -> float:
+        return statistics.fmean(self.runs)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """In 95 of 100 studies like this one it holds the true difference."""
+        return self.mean - self.half, self.mean + self.half
+
+    @property
+    def verdict(self) -> str:
+        """What the runs allow to say.
+
+        >>> Difference([-3.0, -2.0], 1.0).verdict, Difference([-3.0, -2.0], 4.0).verdict
+        ('better', 'no difference measured')
+        """
+        low, high = self.interval
+        if math.isnan(self.mean):
+            return "no common range of PSNR"
+        if len(self.runs) < 2:
+            return "one seed only"
+        return "better" if high < 0 else "worse" if low > 0 else "no difference measured"
+
+    def __str__(self) -> str:
+        if math.isnan(self.mean):
+            return "-"
+        return f"{self.mean:+.1f} %" + (f" ± {self.half:.1f}" if len(self.runs) > 1 else "")
+
+
+def against(rows: list[Row], anchor: str = ANCHOR) -> dict[str, Difference]:
+    r"""Variant -> its difference from ``anchor``.
+
+    Two runs of a seed see the same samples, so each run is compared with the anchor's run of its
+    seed. All variants are taken to scatter alike, with one deviation s pooled over them:
+
+    .. math:: s^2 = \frac{\sum_v \sum_i (d_{vi} - \bar d_v)^2}{\nu}, \quad
+              \nu = \sum_v (n_v - 1), \quad \bar d_v \pm t_{0.975,\nu}\, s / \sqrt{n_v}
     """
-    runs = [row for row in rows if row.variant == anchor]
-    bpp, psnr = np.mean([(row.bpp, row.psnr) for row in runs], axis=0)
-    reference, rates = replace(runs[0], bpp=bpp, psnr=psnr).curve(), defaultdict(list)
+    reference = {row.seed: row.curve() for row in rows if row.variant == anchor}
+    runs = defaultdict(list)
     for row in rows:
-        if row.variant not in CHOICES:
-            percent = bd_rate(reference, row.curve()).percent
-            rates[row.variant].append(math.nan if percent is None else percent)
-    return dict(rates)
+        if row.variant not in (anchor, *CHOICES) and row.seed in reference:
+            percent = bd_rate(reference[row.seed], row.curve()).percent
+            runs[row.variant].append(math.nan if percent is None else percent)
+    deviation, freedom = _pooled(runs.values())
+    factor = float(stats.t.ppf(0.975, freedom)) * deviation if freedom else math.nan
+    return {name: Difference(found, factor / math.sqrt(len(found)))
+            for name, found in runs.items()}
 
 
-def verdict(runs: list[float], reference: list[float]) -> str:
-    """What the seeds allow to say of a variant and its anchor.
-
-    >>> verdict([-3.0, -2.0], [-0.5, 0.5]), verdict([-1.0, 0.0], [-0.5, 0.5])
-    ('better', 'no difference measured')
-    >>> verdict([-3.0], [-0.5, 0.5]), verdict([], [-0.5, 0.5])
-    ('one seed only', '-')
-    """
-    if any(map(math.isnan, runs)):
-        return "no common range of PSNR"
-    if len(runs) < 2:
-        return "one seed only" if runs else "-"
-    if max(runs) < min(reference):
-        return "better"
-    return "worse" if min(runs) > max(reference) else "no difference measured"
-
-
-def _spread(runs: list[float]) -> str:
-    """Mean and range over the seeds."""
-    if not runs or any(map(math.isnan, runs)):
-        return "-"
-    return f"{statistics.fmean(runs):+.1f} % ({min(runs):+.1f} to {max(runs):+.1f})"
+def _pooled(groups: Iterable[list[float]]) -> tuple[float, int]:
+    """The standard deviation within groups, and its degrees of freedom."""
+    groups = [np.array(group) for group in groups if not np.isnan(group).any()]
+    freedom = sum(len(group) - 1 for group in groups)
+    squares = sum(((group - group.mean()) ** 2).sum() for group in groups)
+    return (math.sqrt(squares / freedom) if freedom else math.nan), freedom
 
 
 def ablation_table(rows: list[Row], short: list[Row]) -> pd.DataFrame:
@@ -120,15 +147,18 @@ def ablation_table(rows: list[Row], short: list[Row]) -> pd.DataFrame:
     """
     first = {row.variant: row for row in reversed([*rows, *short])}
     final, before = against(rows), against(short)
-    names = [name for name in TITLES if name in final or name in before]
-    verdicts = {name: verdict(final.get(name, []), final[ANCHOR]) for name in names}
+    names = [name for name in TITLES if name == ANCHOR or name in final or name in before]
+    words = {name: (str(before.get(name, "-")), str(final.get(name, "-")),
+                    final[name].verdict if name in final else "-") for name in names}
+    words[ANCHOR] = "0", "0", "anchor"
+    earlier, later, verdicts = zip(*words.values(), strict=True)
     table = {
         "parameters (M)": [f"{first[name].parameters / 1e6:.2f}" for name in names],
         "trained (M)": [f"{first[name].trained / 1e6:.2f}" for name in names],
         "kMAC/px": [f"{first[name].kmac:.1f}" for name in names],
-        f"BD-rate, {short[0].steps:,} steps": [_spread(before.get(name, [])) for name in names],
-        f"BD-rate, {rows[0].steps:,} steps": [_spread(final.get(name, [])) for name in names],
-        f"against {TITLES[ANCHOR]}": (verdicts | {ANCHOR: "anchor"}).values(),
+        f"BD-rate, {short[0].steps:,} steps": earlier,
+        f"BD-rate, {rows[0].steps:,} steps": later,
+        f"against {TITLES[ANCHOR]}": verdicts,
     }
     titles = [TITLES[name] for name in names]
     return pd.DataFrame(table, index=pd.Index(titles, name="network"))

@@ -1,5 +1,7 @@
 import json
 import os
+import subprocess
+import sys
 
 import pytest
 
@@ -68,3 +70,16 @@ def test_what_the_readme_says_of_a_busy_machine_was_measured():
     readme = (ROOT / "README.md").read_text(encoding="utf-8")
     assert f"a whole decode takes {ratios['decode']:.1f} times as long" in readme
     assert f"a training step {ratios['training_step']:.1f} times" in readme
+
+
+def test_the_peak_is_that_of_the_process_itself():
+    """Not what its parent held: that made a test fail in a large process, and only there."""
+    program = "from ainn_lib.studies.benchmark import peak_mib; print(peak_mib())"
+    parent = f"""
+import subprocess, sys
+held = bytearray(2**31 - 1)
+held[::4096] = bytes(len(held[::4096]))  # touched: it is in memory
+print(subprocess.run([sys.executable, "-c", {program!r}], capture_output=True, text=True).stdout)
+"""
+    done = subprocess.run([sys.executable, "-c", parent], capture_output=True, text=True)
+    assert 50 < float(done.stdout) < 1500, done

@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import ipywidgets
+import matplotlib.pyplot as plt
 import nbformat
 import numpy as np
 import psutil
@@ -65,7 +66,7 @@ BEYOND = """() => {  // what is in sight and sticks out of the page
     const page = document.querySelector('.ainn-page') || document.body
     const edge = page.getBoundingClientRect().right + 1
     return [...page.querySelectorAll('*')]
-        .filter(e => e.offsetParent && !e.closest('.ainn-wipe')
+        .filter(e => e.offsetParent && !e.closest('.ainn-wipe, .ainn-scrolls')
             && e.getBoundingClientRect().right > edge)
         .map(e => e.className)
 }"""
@@ -447,11 +448,16 @@ def static(tmp_path_factory) -> str:
 
     def row(level):
         step = cat.point(lambda value: value // level * level)
-        return explorers._panels({"photo": step, "map": np.eye(4) * 100 * level}, BITS, cat.size), \
-            f"level **{level}**"
+        shown = {"photo": step, "map": (np.eye(4) * 100 * level, BITS)}
+        return explorers._panels(shown, cat.size), f"level **{level}**"
+
+    def plot(level):
+        figure, ax = plt.subplots(figsize=(8, 2))
+        ax.plot([0, level])
+        return figure, f"level **{level}**"
 
     html = "<!doctype html><meta charset=utf-8><meta name=viewport content='width=device-width'>"
-    for function in (wiped, row):
+    for function in (wiped, row, plot):
         controls = {"level": ipywidgets.SelectionSlider(options=[2, 4, 8], value=4)}
         view, first = explorers.prepared(function, controls, 7)
         html += f"<div><p><img alt=first></p><div>{static_page(view, first.words)}</div></div>"
@@ -464,7 +470,9 @@ def static(tmp_path_factory) -> str:
 def test_a_page_without_a_kernel(page, static, width):
     page.set_viewport_size({"width": width, "height": 900})
     page.goto(static)
-    wipe, row = page.locator(".ainn-stage").all()
+    wipe, row, plot = page.locator(".ainn-stage").all()
+    shown = plot.locator("img").evaluate("e => e.clientWidth / e.naturalWidth")
+    assert shown >= 0.64 and plot.bounding_box()["width"] <= width  # its words stay readable
     assert page.locator("img[alt=first]:visible").count() == 0  # the component is in its place
     assert not page.evaluate(BEYOND)
 

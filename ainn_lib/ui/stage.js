@@ -14,6 +14,7 @@ const STYLE = `
 .ainn-stage * { box-sizing: border-box; }
 .ainn-stage figure { margin: 0; min-width: 0; }
 .ainn-stage figcaption { font-size: 13px; min-height: 1.45em; overflow-wrap: anywhere; }
+.ainn-scrolls { overflow-x: auto; }
 .ainn-row { display: flex; flex-wrap: wrap; gap: 8px 12px; align-items: flex-start; }
 .ainn-stage img { display: block; max-width: none; margin: 0; }
 .ainn-stage .ainn-pixels { image-rendering: pixelated; }
@@ -56,6 +57,7 @@ const STYLE = `
     to { background-position: 100% 100%; opacity: 1; } }
 `;
 const LARGEST = 16; // times, of the zoom
+const READABLE = 0.65; // a plot is shrunk no further: its words would have under 8 pixels
 
 /** An element with attributes and children; a function as attribute listens to that event. */
 function make(tag, attributes = {}, ...children) {
@@ -71,7 +73,8 @@ function make(tag, attributes = {}, ...children) {
 const clamp = (value, low, high) => Math.min(high, Math.max(low, value));
 /** Width on the page, in CSS pixels, of a picture w wide where `room` is free. */
 function fit(w, room, pixels) {
-    if (!pixels || w > room) return Math.min(w, room);
+    if (!pixels) return Math.min(w, Math.max(room, READABLE * w));
+    if (w > room) return room;
     return w * Math.min(2, Math.floor(room / w));
 }
 
@@ -172,7 +175,10 @@ function showRow(place, pictures) {
         const picture = pictures[number], [title, image, scale] = figure.children;
         const wide = () => {
             const width = fit(image.naturalWidth, apart, picture.pixels);
-            image.style.width = figure.style.width = `${width}px`;
+            image.style.width = `${width}px`;
+            figure.style.width = `${Math.min(width, apart)}px`;
+            figure.classList.toggle("ainn-scrolls", width > apart);
+            figure.tabIndex = width > apart ? 0 : -1;  // the arrow keys scroll it
         };
         title.textContent = [picture.title, picture.words].filter(Boolean).join(": ");
         image.classList.toggle("ainn-pixels", Boolean(picture.pixels));

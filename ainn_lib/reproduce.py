@@ -159,7 +159,7 @@ def _key() -> str:
 def draw_overview(folder: Path) -> None:
     """Figure 2 of the paper's network (its sizes, not its 863 MB of weights)."""
     with torch.device("meta"), figure_style():
-        save(overview(AINN()), "fig2_overview", folder)
+        save(overview(AINN()), "figure2", folder)
 
 
 def draw_maps(notebooks: list[Path], folder: Path) -> None:

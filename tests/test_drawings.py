@@ -137,15 +137,15 @@ def test_drawing_leaves_the_callers_style_alone():
 
 def test_both_files_are_written(tmp_path):
     with figure_style():  # it also says how text gets into a PDF
-        save(overview(model("student")), "fig2_overview", tmp_path / "new")
-    assert plt.imread(tmp_path / "new" / "fig2_overview.png").std() > 0.05
-    content = (tmp_path / "new" / "fig2_overview.pdf").read_bytes()
+        save(overview(model("student")), "figure2", tmp_path / "new")
+    assert plt.imread(tmp_path / "new" / "figure2.png").std() > 0.05
+    content = (tmp_path / "new" / "figure2.pdf").read_bytes()
     assert b"/Type3" not in content and b"/FontFile2" in content  # text stays text
     assert b"/CreationDate" not in content  # the same network, the same bytes
 
 
 @pytest.mark.parametrize("name, words", [
-    ("fig1_framework", "192 ×"), ("fig3_cfrm", "192 → 768"), ("fig4_fdsm", "FDSM")])
+    ("figure1", "192 ×"), ("figure3", "192 → 768"), ("figure4", "FDSM")])
 def test_the_fixed_drawings_show_the_papers_network(name, words):
     tree = ElementTree.parse(FIGURES / f"{name}.svg")
     assert words in "\n".join("".join(node.itertext()) for node in tree.iter())

@@ -2,10 +2,11 @@
 
 import hashlib
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import matplotlib.pyplot as plt
+import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
@@ -17,6 +18,7 @@ from .curves import ELSEWHERE, HERE, PANELS, Curve, comparable
 from .datasets import DATASETS
 
 LABELS = {"psnr": "PSNR (dB)", "ms-ssim": "MS-SSIM (dB)"}
+KODAK_RANGE = (0, 1.5), (26, 40)  #: bpp, and dB of PSNR
 LIMITS = {"psnr": (25, 44), "ms-ssim": (8, 26)}
 TICKS = {"psnr": range(25, 45, 5), "ms-ssim": range(10, 30, 5)}
 LINES = ("solid, dots: measured here    dotted, squares: measured here on a part of the set    "
@@ -25,9 +27,10 @@ LINES = ("solid, dots: measured here    dotted, squares: measured here on a part
 _CURVES = ("ainn_lib/measure/figures.py", "ainn_lib/measure/curves.py", "figures/data/rd/kodak-*",
            "figures/data/rd/clic*", "data/published/*.csv")
 DRAWN_FROM = {
-    "fig2_overview": ("ainn_lib/ui/drawings.py",),
+    "figure2": ("ainn_lib/ui/drawings.py",),
     "figure5": _CURVES,
     "figure5_ms_ssim": _CURVES,
+    "figure5_kodak": _CURVES,
     "figure6": ("ainn_lib/studies/figure6.py", "figures/data/figure6.json"),
     "figure7": ("ainn_lib/studies/activations.py", "data/weights/tiny.safetensors"),
     "figure8": ("ainn_lib/studies/activations.py", "data/weights/tiny.safetensors"),
@@ -75,6 +78,62 @@ def rd_figure(curves: Iterable[Curve], metric: str = "psnr") -> Figure:
             _legend(row, axes)
         figure.supxlabel(_caption(curves, metric), fontsize=6.5)
     return figure
+
+
+def kodak_figure(curves: Iterable[Curve]) -> Figure:
+    """The whole of Kodak in one large panel, each curve with its name at its end.
+
+    Of a codec that was measured here, published curves are left out.
+    """
+    curves = [curve for curve in comparable(curves, "psnr")
+              if curve.dataset == "kodak" and curve.complete and curve.codec in LOOK]
+    here = {curve.codec for curve in curves if curve.origin == HERE}
+    curves = [c for c in curves if c.origin == HERE or c.codec not in here]
+    (left, right), (low, high) = KODAK_RANGE
+    with figure_style():
+        figure, ax = plt.subplots(figsize=(7.2, 6.2), layout="constrained")
+        ax.set(xlabel="bits per pixel", ylabel=LABELS["psnr"], xlim=(left, right),
+               ylim=(low, high))
+        inside, at_edge = [], []
+        for curve in curves:
+            draw_curve(ax, curve)
+            bpp, psnr = curve.points("psnr")
+            if bpp[-1] < right and psnr[-1] < high:
+                inside.append((psnr[-1], bpp[-1], curve))
+            else:
+                end = min(right, float(np.interp(high, psnr, bpp)))
+                at_edge.append((float(np.interp(end, bpp, psnr)), end, curve))
+        _name(ax, inside, lambda end: end + 0.02)
+        _name(ax, at_edge, lambda end: right + 0.06)
+        ax.text(0.98, 0.02, LINES.replace("    ", "\n"), transform=ax.transAxes, fontsize=6.5,
+                ha="right", va="bottom")
+    return figure
+
+
+def _name(ax: Axes, ends: list[tuple[float, float, Curve]],
+          beside: Callable[[float], float]) -> None:
+    """Write each curve's title beside its end (PSNR, bpp), so that no title covers another."""
+    ends = sorted(ends, key=lambda end: (end[0], -end[1]))
+    low, high = ax.get_ylim()
+    places = _apart([psnr for psnr, *_ in ends], (high - low) / 40, high)
+    arrow = {"arrowstyle": "-", "linewidth": 0.4, "color": "0.6", "relpos": (0, 0.5)}
+    for (psnr, bpp, curve), place in zip(ends, places, strict=True):
+        ax.annotate(curve.title, (bpp, psnr), (beside(bpp), place), color=LOOK[curve.codec][1],
+                    fontsize=7, va="center", annotation_clip=False, arrowprops=arrow,
+                    bbox={"facecolor": "white", "edgecolor": "none", "pad": 0.5}, zorder=6)
+
+
+def _apart(values: list[float], gap: float, top: float) -> list[float]:
+    """Rising values, moved down until each lies at least ``gap`` below the next one, and below top.
+
+    >>> _apart([1.0, 2.0, 2.1], 0.5, 3.0)
+    [1.0, 1.6, 2.1]
+    """
+    places, limit = [], top
+    for value in reversed(values):
+        places.append(min(value, limit))
+        limit = places[-1] - gap
+    return places[::-1]
 
 
 def two_curves(curves: Iterable[Curve], metric: str = "psnr") -> Figure:

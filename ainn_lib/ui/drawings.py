@@ -36,6 +36,7 @@ MAP = (("$x$", ""), ("FDSM-D", "05"), ("core $F$", "01"), ("rounding", "02"),
        ("$F^{-1}$", "01"), ("PDM", "06"), ("FDSM-S", "05"), (r"$\hat{x}$", ""))
 QUESTIONS = (("loss", "03"), ("training", "08"), ("curves", "09"), ("ablation", "10"),
              ("operations", "11"), ("limits", "12"))
+APPENDIX = {"02a": "02"}  #: an appendix stands where its notebook stands
 GAPS = 0.3, 0.26  # inches between boxes, from left to right and from top to bottom
 
 
@@ -106,6 +107,7 @@ def _entropy_model(c: AINNConfig, row: int) -> dict[str, Box]:
 
 def here(notebook: str) -> Figure:
     """The map at the head of a notebook ("03a"), with its own stations in colour."""
+    notebook = APPENDIX.get(notebook, notebook)
     with figure_style():
         figure = plt.figure(figsize=(9, 1.25))
         figure.set_layout_engine("none")

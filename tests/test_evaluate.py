@@ -4,8 +4,11 @@ import contextlib
 import copy
 import json
 import shutil
+import subprocess
+import sys
 
 import numpy as np
+import psutil
 import pytest
 import torch
 from compressai.utils.plot.__main__ import parse_json_file
@@ -128,6 +131,27 @@ def test_the_number_of_processes_changes_nothing(evaluated, tmp_path):
 
 
 # -- one image ------------------------------------------------------------------------------------
+
+
+PARENT = """
+import os, time
+from ainn_lib.measure.evaluate import workers
+if __name__ == "__main__":
+    with workers(1) as pool:
+        print(pool.submit(os.getpid).result(), flush=True)
+        time.sleep(600)
+"""
+
+
+def test_measuring_processes_end_with_a_parent_that_is_killed(tmp_path):
+    script = tmp_path / "parent.py"  # a file: spawned processes import it
+    script.write_text(PARENT)
+    with subprocess.Popen([sys.executable, script], stdout=subprocess.PIPE, text=True) as parent:
+        worker = psutil.Process(int(parent.stdout.readline()))
+        assert worker.is_running()
+        parent.kill()
+        gone, _ = psutil.wait_procs([worker], timeout=60)
+        assert gone
 
 
 def test_rotation_profile_and_transparency_are_left_out_for_all(tiny):

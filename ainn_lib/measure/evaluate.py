@@ -10,13 +10,15 @@ import functools
 import hashlib
 import itertools
 import json
+import os
 import signal
 import statistics
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
-from multiprocessing import active_children, get_context
+from multiprocessing import active_children, get_context, parent_process
+from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
@@ -296,7 +298,7 @@ def workers(jobs: int | None = None) -> Iterator[ProcessPoolExecutor]:
         raise AINNError(f"the number of jobs must be at least 1, got {jobs}")
     before = set(active_children())
     # "spawn": a forked copy of a process whose torch has threads can hang
-    pool = ProcessPoolExecutor(jobs, get_context("spawn"), torch.set_num_threads, (1,))
+    pool = ProcessPoolExecutor(jobs, get_context("spawn"), _begin_worker)
     try:
         yield pool
     except BaseException:
@@ -305,6 +307,13 @@ def workers(jobs: int | None = None) -> Iterator[ProcessPoolExecutor]:
         raise
     finally:
         pool.shutdown(cancel_futures=True)
+
+
+def _begin_worker() -> None:
+    """A measuring process has one thread, and ends with its parent, even with a killed one."""
+    torch.set_num_threads(1)
+    parent = parent_process().sentinel
+    threading.Thread(target=lambda: wait([parent]) and os._exit(1), daemon=True).start()
 
 
 @contextlib.contextmanager

@@ -53,15 +53,19 @@ def _thumbnail(image: Image.Image) -> str:
 class Address(anywidget.AnyWidget):
     """The part of a page's address behind the #: what it said first, and what it says now.
 
-    In JupyterLab, whose address is not ours, nothing is read or written.
+    Outside Voila, in JupyterLab for instance, the address is not ours: nothing is read or written.
     """
 
     _esm = """export default {render({model}) {
-        if (document.querySelector(".jp-LabShell")) return;
-        const write = () => history.replaceState(null, "", `#${model.get("now")}`);
+        if (!document.getElementById("rendered_cells")) return;
+        const write = () => history.replaceState(
+            null, "", `${location.pathname}${location.search}#${model.get("now")}`);
+        const first = location.hash.slice(1);
         model.on("change:now", write);
-        model.set("first", decodeURIComponent(location.hash.slice(1)));
-        model.save_changes();
+        if (first) {
+            model.set("first", first);
+            model.save_changes();
+        }
     }};"""
     first = traitlets.Unicode("").tag(sync=True)
     now = traitlets.Unicode("").tag(sync=True)

@@ -133,9 +133,8 @@ def at_quality(image: Image.Image, model: AINN, quality: float, effort: int = 0)
     """
     quality = model.quality_of(quality)
     figure, numbers = at_bits(as_file(image, model, quality, effort))
-    values = {key: value for key, value in vars(numbers).items() if key != "words"}
-    words = "quality **{quality:g}**: " + numbers.words
-    return figure, Numbers(words, quality=quality, **values)
+    numbers.quality, numbers.words = quality, f"quality **{quality:g}**: {numbers.words}"
+    return figure, numbers
 
 
 def at_bits(file: File) -> Explored:
@@ -205,8 +204,8 @@ def with_jpeg(original: Image.Image, decoded: Image.Image, size: int) -> Wipe:
         jpeg = at_rate(CODECS["jpeg"], original, 8 * size / (original.width * original.height))
     except AINNError:  # so few bytes: there is none
         pictures, numbers = at_wipe(original, others)
-        return pictures, Numbers(numbers.words + "; no JPEG is that small", **{
-            key: value for key, value in vars(numbers).items() if key != "words"})
+        numbers.words += "; no JPEG is that small"
+        return pictures, numbers
     return at_wipe(original, {**others, "JPEG of that size": (jpeg.decoded, len(jpeg.data))})
 
 

@@ -22,7 +22,7 @@ def test_the_sums_are_those_of_real_files():
     """Of today's weights."""
     model, sizes = load_pretrained("student"), []
     for name in EMBEDDED:
-        image = account._middle(photo(name))
+        image = account.center_crop(photo(name), account.SIDE)
         sizes.append(8 * len(codec.encode(image, model, 4)) / (image.width * image.height))
     assert sum(sizes) / 4 == pytest.approx(FACTS["bpp"][account.WHOLE], abs=1e-5)
 

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 from torch import Tensor
 from torch.distributions import Normal
+from torchvision.transforms.functional import center_crop
 
 from ..measure.datasets import EMBEDDED, photo
 from ..measure.evaluate import without
@@ -48,7 +49,7 @@ def measure_account(model: AINN, path: Path = ACCOUNT) -> Path:
 
     See `WHAT` for the protocol. Another order of the stages would share the gain otherwise.
     """
-    photos = [_middle(photo(name)) for name in EMBEDDED]
+    photos = [center_crop(photo(name), SIDE) for name in EMBEDDED]
     starts = [coded(model, image, QUALITY) for image in photos]
     bits = zip(*(_bits(model, image, start) for image, start in zip(photos, starts, strict=True)),
                strict=True)
@@ -65,11 +66,6 @@ def measure_account(model: AINN, path: Path = ACCOUNT) -> Path:
                 WHOLE: whole},
         "dB": {INVERSE: levels[0], **gains, WHOLE: levels[-2], UNROUNDED: levels[-1] - levels[-2]},
         "alone": {name: psnr - levels[0] for name, psnr in alone.items()}})
-
-
-def _middle(image: Image.Image) -> Image.Image:
-    left, top = (image.width - SIDE) // 2, (image.height - SIDE) // 2
-    return image.crop((left, top, left + SIDE, top + SIDE))
 
 
 def _psnr(model: AINN, starts: Iterable[Coded], latent: str) -> float:

@@ -2,56 +2,27 @@
 
 The encoder g_a serves all images at once. What it loses by that on one image is its amortization
 gap (Cremer, Li and Duvenaud 2018). A refined file of some effort closes a part of it.
+``tools/amortization.py`` measures it; a row of its file holds bits per pixel of the real file, PSNR
+of the decoded picture in dB, the cost R + λD in bits per pixel, and seconds of CPU to code it.
 """
 
 import json
 import statistics
-import time
 from collections import defaultdict
 from pathlib import Path
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
-from PIL import Image
 from scipy import stats
 
-from ..codec.refine import STEPS, trade_off
-from ..codec.weights import load_pretrained
-from ..measure.evaluate import as_codec, measure
-from ..measure.results import write_results
+from ..codec.refine import STEPS
 from ..paths import RESULTS
-from ..provenance import provenance
 from ..style import LOOK, figure_style
 
 GAP = RESULTS / "amortization.json"
 QUALITY = 4.0
 TITLES = {"ablation-all": "tied (all modules)", "ablation-untied": "untied baseline",
           "tiny": "tiny", "student": "student"}
-
-
-def measure_gap(images: dict[str, Image.Image], names: tuple[str, ...] = tuple(TITLES),
-                path: Path = GAP) -> Path:
-    r"""Code every image at every effort with these weights, and add the rows to the JSON file.
-
-    A row holds bits per pixel of the real file, PSNR of the decoded picture in dB, the cost
-    :math:`R + \lambda\,255^2\,\mathrm{MSE}` in bits per pixel, and seconds of CPU to encode.
-    """
-    rows = json.loads(path.read_text(encoding="utf-8"))["rows"] if path.exists() else []
-    rows = [row for row in rows if row["model"] not in names]
-    for name in names:
-        model = load_pretrained(name)
-        for title, image in images.items():
-            for effort in range(len(STEPS)):
-                began = time.process_time()
-                found = measure(as_codec(model, name, effort), image, QUALITY)
-                mse = 10 ** (-found["psnr-rgb"] / 10)
-                rows.append({
-                    "model": name, "image": title, "effort": effort, "bpp": found["bpp"],
-                    "psnr": found["psnr-rgb"], "seconds": time.process_time() - began,
-                    "cost": found["bpp"] + trade_off(model, QUALITY) * 255**2 * mse})
-        write_results(path, {"source": "measured here", "quality": QUALITY, **provenance(),
-                             "rows": rows})
-    return path
 
 
 def saved(path: Path = GAP) -> dict[str, dict[int, list[float]]]:

@@ -70,7 +70,8 @@ def main(update: bool = False, place: Path = PLACE) -> int:
     if not failed:
         (place / DONE).unlink()
     if update and not failed:
-        write_results(place / "figures" / "data" / SECONDS.name, {"seconds": done, **provenance()})
+        write_results(place / "figures" / "data" / SECONDS.name,
+                      {"source": "measured here", "seconds": done, **provenance()})
         for source, target in ((place / "figures", FIGURES), (place / "notebooks", NOTEBOOKS)):
             shutil.copytree(source, target, dirs_exist_ok=True)
     return int(bool(failed or differ and not update))

@@ -84,7 +84,7 @@ def steps(place: Path) -> dict[str, Callable[[], object]]:
     return {
         "embedded photos": lambda: measure_embedded(place / "figures" / "data" / "rd"),
         "Figure 2": lambda: draw_overview(place / "figures"),
-        "maps": lambda: draw_maps(notebooks, place / "figures"),
+        "maps": lambda: draw_maps(notebooks),
         "account": lambda: measure_account(load_pretrained("student"),
                                            place / "figures" / "data" / ACCOUNT.name),
         **{path.name: functools.partial(execute, path, environment) for path in notebooks},
@@ -163,13 +163,13 @@ def draw_overview(folder: Path) -> None:
         save(overview(AINN()), "figure2", folder)
 
 
-def draw_maps(notebooks: list[Path], folder: Path) -> None:
-    """The map at the head of each notebook: here/NUMBER.png."""
-    (folder / "here").mkdir(parents=True, exist_ok=True)
+def draw_maps(notebooks: list[Path]) -> None:
+    """The map at the head of each notebook: here/NUMBER.png beside it."""
     for path in notebooks:
-        number = path.name.partition("_")[0]
+        number, folder = path.name.partition("_")[0], path.parent / "here"
+        folder.mkdir(exist_ok=True)
         figure = here(number)
-        figure.savefig(folder / "here" / f"{number}.png", dpi=130, metadata={"Software": None})
+        figure.savefig(folder / f"{number}.png", dpi=130, metadata={"Software": None})
         plt.close(figure)
 
 

@@ -9,6 +9,7 @@ import http.client
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import sys
@@ -269,6 +270,7 @@ def test_a_notebook_in_jupyterlab(lab, page, name):
         if cell.cell_type == "code":
             cell.outputs, cell.execution_count = [], None
     nbformat.write(notebook, folder / f"{name}.ipynb")
+    shutil.copytree(ROOT / "notebooks" / "here", folder / "here", dirs_exist_ok=True)
     page.goto(
         f"{address}/lab/workspaces/{name}/tree/{name}.ipynb?token={TOKEN}"
     )  # no tabs of the test before

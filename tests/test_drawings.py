@@ -13,7 +13,8 @@ import torch
 from ainn_lib import AINN
 from ainn_lib.measure.figures import save
 from ainn_lib.network.transforms import TITLES
-from ainn_lib.paths import FIGURES
+from ainn_lib.paths import FIGURES, NOTEBOOKS
+from ainn_lib.reproduce import draw_maps
 from ainn_lib.style import figure_style
 from ainn_lib.ui.drawings import overview
 
@@ -149,3 +150,10 @@ def test_both_files_are_written(tmp_path):
 def test_the_fixed_drawings_show_the_papers_network(name, words):
     tree = ElementTree.parse(FIGURES / f"{name}.svg")
     assert words in "\n".join("".join(node.itertext()) for node in tree.iter())
+
+
+def test_the_maps_of_the_notebooks_are_as_drawn(tmp_path):
+    (tmp_path / "03a_entropy_model.ipynb").touch()
+    draw_maps([tmp_path / "03a_entropy_model.ipynb"])
+    drawn, kept = (plt.imread(folder / "here" / "03a.png") for folder in (tmp_path, NOTEBOOKS))
+    assert drawn.shape == kept.shape and np.abs(drawn - kept).mean() < 0.01

@@ -10,7 +10,7 @@ import nbformat
 import pytest
 from nbclient.exceptions import CellExecutionError
 
-from ainn_lib.paths import FIGURES, NOTEBOOKS, ROOT
+from ainn_lib.paths import NOTEBOOKS, ROOT
 from ainn_lib.reproduce import execute
 
 LARGEST = 1_500_000  # bytes of a notebook with its outputs; the aim is 1 MB
@@ -148,8 +148,8 @@ def test_one_thread_leads_through_the_notebooks():
     for before, path, after in zip([None, *paths], paths, [*paths[1:], None], strict=False):
         nb, number = nbformat.read(path, as_version=4), path.name.partition("_")[0]
         head = nb.cells[0].source
-        assert f"figures/here/{number}.png)" in head
-        assert (FIGURES / "here" / f"{number}.png").is_file()
+        assert f"](here/{number}.png)" in head
+        assert (NOTEBOOKS / "here" / f"{number}.png").is_file()
         for other in filter(None, (before, after)):
             assert f"]({other.name})" in head
         assert f'account("{number}")' in "".join(cell.source for cell in code_cells(nb))

@@ -300,7 +300,7 @@ def reloads(times: int = 50) -> dict:
         for _ in range(times):
             page.reload()
             page.locator(PICTURE).first.wait_for()
-        time.sleep(20)  # kernels of pages that are gone end
+        time.sleep(60)  # kernels of pages that are gone end after 30 seconds
         alive = len(kernels())
         browser.close()
         end = time.monotonic() + 120

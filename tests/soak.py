@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 import random
-import resource
+import shutil
 import signal
 import subprocess
 import sys
@@ -20,7 +20,17 @@ from pathlib import Path
 import psutil
 import torch
 from PIL import Image
-from test_browser import CHROMIUM, FLAGS, TOKEN, playwright, served
+from test_browser import (
+    CHROMIUM,
+    CULLING,
+    DASHBOARD,
+    FIRST_VIEW,
+    FLAGS,
+    TOKEN,
+    command_line,
+    playwright,
+    served,
+)
 from test_codec import resealed
 
 from ainn_lib import codec
@@ -31,12 +41,10 @@ from ainn_lib.measure.datasets import photo
 from ainn_lib.measure.results import write_results
 from ainn_lib.paths import FIGURES
 from ainn_lib.provenance import provenance
+from ainn_lib.studies.benchmark import peak_mib
 
 RESULT = FIGURES / "data" / "soak.json"
 FILES = Path(__file__).parent / "files"
-VOILA = ("ainn_lib", "app", "--no-browser", "--port={port}", f"--Voila.token={TOKEN}",
-         "--MappingKernelManager.cull_idle_timeout=30", "--MappingKernelManager.cull_interval=2")
-PICTURE = ".ainn-explorer .ainn-layer img"  #: the dashboard's first view is there
 AINN = [sys.executable, "-m", "ainn_lib"]
 SEED = 0
 
@@ -110,7 +118,7 @@ def forged(count: int = 2_000) -> dict:
     """A forged file is refused, or gives a picture of the size in its header, at a bounded cost."""
     model, rng = load_pretrained("tiny"), random.Random(SEED)
     streams = originals(model)
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    memory = peak_mib()
     counts = {"files": count, "refused": 0, "pictures": 0, "other sizes": 0, "crashes": 0}
     seconds = []
     for _ in range(count):
@@ -128,9 +136,8 @@ def forged(count: int = 2_000) -> dict:
             fits = picture.size == (about.width, about.height)
             counts["pictures" if fits else "other sizes"] += 1
         seconds.append(time.process_time() - began)
-    more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - memory
     return {**counts, "slowest_seconds_of_cpu": round(max(seconds), 2),
-            "more_mib": round(more / 1024)}
+            "more_mib": round(peak_mib() - memory)}
 
 
 # -- processes that die ----------------------------------------------------------------------------
@@ -166,7 +173,8 @@ def killed(command: list, out: Path, read, times: int) -> dict:
     whole, wanted = time.monotonic() - began, read(out)
     counts = {"kills": 0, "half files": 0, "other results": 0, "processes left": 0}
     while counts["kills"] < times:
-        remove(out)
+        shutil.rmtree(out, ignore_errors=True)  # it may be a folder
+        out.unlink(missing_ok=True)
         process = start(command)
         try:
             process.wait(rng.uniform(0, whole))
@@ -176,36 +184,24 @@ def killed(command: list, out: Path, read, times: int) -> dict:
             process.wait()
         counts["kills"] += 1
         counts["processes left"] += bool(family_after(process.pid))
-        if out.is_file() and read(out) != wanted:
-            counts["half files"] += 1
-        again = start([*command, "--force"] if command[0] == "encode" else command)
-        assert again.wait() == 0
-        counts["other results"] += read(out) != wanted
+        half = out.is_file() and read(out) != wanted
+        resumed = start(command).wait() == 0  # what is not whole in a folder stops it
+        counts["half files"] += half or not resumed
+        counts["other results"] += resumed and read(out) != wanted
     return {**counts, "seconds_of_a_whole_run": round(whole, 1)}
-
-
-def remove(path: Path) -> None:
-    subprocess.run(["rm", "-rf", str(path)], check=True)
 
 
 def family_after(group: int, patience: float = 10) -> list[int]:
     """Processes of a group that live on ``patience`` seconds after its leader was killed."""
     end = time.monotonic() + patience
     while True:
-        left = [p.pid for p in psutil.process_iter() if group_of(p.pid) == group and words(p)]
+        left = [p.pid for p in psutil.process_iter() if group_of(p.pid) == group
+                and command_line(p)]
         if not left or time.monotonic() > end:
             for pid in left:
                 os.kill(pid, signal.SIGKILL)
             return left
         time.sleep(0.1)
-
-
-def words(process: psutil.Process) -> str:
-    """Its command line; empty where it has ended."""
-    try:
-        return " ".join(process.cmdline())
-    except (psutil.NoSuchProcess, psutil.ZombieProcess):
-        return ""
 
 
 def group_of(pid: int) -> int | None:
@@ -286,20 +282,20 @@ def reloads(times: int = 50) -> dict:
     """The dashboard, reloaded again and again in one tab."""
     def kernels() -> list[psutil.Process]:
         family = psutil.Process().children(recursive=True)
-        return [p for p in family if "ipykernel_launcher" in words(p)]
+        return [p for p in family if "ipykernel_launcher" in command_line(p)]
 
     errors = []
     with tempfile.TemporaryDirectory() as place, playwright.sync_playwright() as browsers, \
-            served(Path(place), *VOILA) as address:
+            served(Path(place), *DASHBOARD, *CULLING) as address:
         browser = browsers.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
         page = browser.new_page()
         page.set_default_timeout(300_000)
         page.on("pageerror", lambda error: errors.append(str(error)))
         page.goto(f"{address}/?token={TOKEN}")
-        page.locator(PICTURE).first.wait_for()
+        page.locator(FIRST_VIEW).first.wait_for()
         for _ in range(times):
             page.reload()
-            page.locator(PICTURE).first.wait_for()
+            page.locator(FIRST_VIEW).first.wait_for()
         time.sleep(60)  # kernels of pages that are gone end after 30 seconds
         alive = len(kernels())
         browser.close()

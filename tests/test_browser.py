@@ -58,6 +58,12 @@ SCREENSHOTS = ROOT / "build" / "screenshots"
 WIDTHS = (390, 768, 1440)
 HERE = ("http://127.0.0.1:", "ws://127.0.0.1:", "file:", "data:", "blob:")
 TOKEN = "for-this-test-alone"
+DASHBOARD = ("ainn_lib", "app", "--no-browser", "--port={port}", f"--Voila.token={TOKEN}")
+CULLING = (  # the idle time is longer than a page needs to connect
+    "--MappingKernelManager.cull_idle_timeout=30",
+    "--MappingKernelManager.cull_interval=2",
+)
+FIRST_VIEW = ".ainn-explorer .ainn-layer img"
 PATIENCE = 300  # seconds, after which something counts as hung; nothing here asserts a speed
 READ = """e => [
     [...e.querySelectorAll('.ainn-stage figure > img, .ainn-layer img')].map(i => i.src).join(),
@@ -108,14 +114,22 @@ def served(folder: Path, *command: str) -> Iterator[str]:
         assert server.poll() is None, log.read_text()
         yield f"http://127.0.0.1:{port}"
         family = server.children(recursive=True)
-        kernels = [p.cmdline() for p in family if "ipykernel_launcher" in " ".join(p.cmdline())]
+        kernels = [words for words in map(command_line, family) if "ipykernel_launcher" in words]
         assert kernels or command[0] != "jupyterlab"  # those of the dashboard end on their own
-        assert all(words[0] == sys.executable for words in kernels), kernels
+        assert all(words.split()[0] == sys.executable for words in kernels), kernels
     finally:
         family = family or (server.children(recursive=True) if server.is_running() else [])
         server.terminate()
         for process in psutil.wait_procs([server, *family], timeout=15)[1]:
             process.kill()
+
+
+def command_line(process: psutil.Process) -> str:
+    """Of a process; empty where it has ended, perhaps just now."""
+    try:
+        return " ".join(process.cmdline())
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return ""
 
 
 def answers(port: int) -> bool:
@@ -306,15 +320,14 @@ def test_a_notebook_in_jupyterlab(lab, page, name):
 @pytest.fixture(scope="module")
 def voila(tmp_path_factory):
     folder = tmp_path_factory.mktemp("voila")
-    command = ("ainn_lib", "app", "--no-browser", "--port={port}", f"--Voila.token={TOKEN}")
-    with served(folder, *command) as address:
+    with served(folder, *DASHBOARD) as address:
         yield address
 
 
 @pytest.fixture
 def dashboard(voila, page):
     page.goto(f"{voila}/?token={TOKEN}")
-    page.locator(".ainn-explorer .ainn-layer img").first.wait_for()
+    page.locator(FIRST_VIEW).first.wait_for()
     return page
 
 
@@ -413,24 +426,17 @@ def test_a_refinement_is_stopped(dashboard):
 
 def test_kernels_end(browser, tmp_path):
     """Five reloads leave one kernel, a closed page none."""
-    command = ("ainn_lib", "app", "--no-browser", "--port={port}", f"--Voila.token={TOKEN}",
-               "--MappingKernelManager.cull_idle_timeout=30",  # longer than a page needs to connect
-               "--MappingKernelManager.cull_interval=2")  # fmt: skip
-
     def kernels() -> list[str]:
-        found = []
-        for process in psutil.Process().children(recursive=True):
-            with contextlib.suppress(psutil.NoSuchProcess, psutil.ZombieProcess):  # ends just now
-                if process.create_time() > began:
-                    found.append(" ".join(process.cmdline()))
+        family = psutil.Process().children(recursive=True)
+        found = [command_line(process) for process in family if process.create_time() > began]
         return [words for words in found if "ipykernel_launcher" in words]
 
     began = time.time()  # those of the module's own servers are older
-    with served(tmp_path, *command) as address:
+    with served(tmp_path, *DASHBOARD, *CULLING) as address:
         page = browser.new_page()
         for _ in range(6):
             page.goto(f"{address}/?token={TOKEN}", timeout=1000 * PATIENCE)
-            page.locator(".ainn-explorer .ainn-layer img").first.wait_for(timeout=1000 * PATIENCE)
+            page.locator(FIRST_VIEW).first.wait_for(timeout=1000 * PATIENCE)
         wait(lambda: len(kernels()) == 1, "more than one kernel lives")
         page.close()
         wait(lambda: not kernels(), "a kernel lives that nobody looks at")

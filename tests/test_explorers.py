@@ -527,9 +527,11 @@ def test_the_address_says_what_is_shown_and_brings_it_back():
     words = page.address.now
     assert words == ("tab=PDM&photo=rocket&weights=student&quality=5.25&level4=0.3&level3=1"
                      "&level2=0")
-    other = dashboard.Dashboard()
+    other, drawn = dashboard.Dashboard(), []
+    other.explorers[3].stage.observe(drawn.append, names="view")
     other.address.first = words
     assert other.address.now == words and sources(other, 3) == sources(page, 3)
+    assert len(drawn) <= 2  # for the tab and the photo, not for each control
     page.tabs.selected_index = 9
     page.explorers[9].controls["codecs"].value = ["JPEG", "JPEG 2000, fixed rate"]
     words = page.address.now

@@ -8,7 +8,6 @@ At the recipe's batch of 8 it takes about 8 GB of memory and minutes a step.
 """
 
 import argparse
-import resource
 import time
 from dataclasses import asdict
 
@@ -21,6 +20,7 @@ from ainn_lib.measure.results import write_results
 from ainn_lib.network.pdm import count_parameters
 from ainn_lib.paths import RECIPES, RESULTS
 from ainn_lib.provenance import provenance
+from ainn_lib.studies.benchmark import peak_mib
 from ainn_lib.training.dead_leaves import dead_leaves
 from ainn_lib.training.recipe import Recipe, read_recipe
 from ainn_lib.training.trainer import Trainer
@@ -50,7 +50,7 @@ def main() -> None:
         "parameters": count_parameters(model), "steps": steps,
         "seconds_note": "seconds include waiting for other programs on the machine; cpu_seconds "
                         "are this process's own",
-        "peak_memory_gib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20,
+        "peak_memory_gib": peak_mib() / 2**10,
         "forward_kmac_per_pixel": macs / 1e3,
         "gpu_hours_estimate": gpu_hours(macs, planned, len(file.lambdas)),
     })

@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import active_children, get_context, parent_process
-from multiprocessing.connection import wait
 from pathlib import Path
 
 import torch
@@ -311,9 +310,12 @@ def workers(jobs: int | None = None) -> Iterator[ProcessPoolExecutor]:
 
 def _begin_worker() -> None:
     """A measuring process has one thread, and ends with its parent, even with a killed one."""
+    def end_with_parent() -> None:
+        parent_process().join()
+        os._exit(1)
+
     torch.set_num_threads(1)
-    parent = parent_process().sentinel
-    threading.Thread(target=lambda: wait([parent]) and os._exit(1), daemon=True).start()
+    threading.Thread(target=end_with_parent, daemon=True).start()
 
 
 @contextlib.contextmanager

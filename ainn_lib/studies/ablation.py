@@ -86,23 +86,19 @@ class Difference(NamedTuple):
         return statistics.fmean(self.runs)
 
     @property
-    def interval(self) -> tuple[float, float]:
-        """In 95 of 100 studies like this one it holds the true difference."""
-        return self.mean - self.half, self.mean + self.half
-
-    @property
     def verdict(self) -> str:
         """What the runs allow to say.
 
         >>> Difference([-3.0, -2.0], 1.0).verdict, Difference([-3.0, -2.0], 4.0).verdict
         ('better', 'no difference measured')
         """
-        low, high = self.interval
         if math.isnan(self.mean):
             return "no common range of PSNR"
         if len(self.runs) < 2:
             return "one seed only"
-        return "better" if high < 0 else "worse" if low > 0 else "no difference measured"
+        if self.mean + self.half < 0:
+            return "better"
+        return "worse" if self.mean - self.half > 0 else "no difference measured"
 
     def __str__(self) -> str:
         if math.isnan(self.mean):

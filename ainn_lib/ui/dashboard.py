@@ -231,8 +231,7 @@ class Dashboard(ipywidgets.VBox):
         self.explorers = [self._explorer(entry) for entry in EXPLORERS]
         pages = [ipywidgets.VBox([ipywidgets.HTML(f"<p>{entry.words}</p>"), explorer])
                  for entry, explorer in zip(EXPLORERS, self.explorers, strict=True)]
-        titles = [entry.title for entry in EXPLORERS]
-        self.tabs = ipywidgets.Tab(pages, titles=titles, selected_index=0)
+        self.tabs = ipywidgets.Tab(pages, titles=[e.title for e in EXPLORERS], selected_index=0)
         self.weights.style.description_width, self.weights.layout.width = "4.5em", "18em"
         self.weights.layout.max_width = "100%"
         for control in (self.photo, self.weights):
@@ -319,21 +318,24 @@ class Dashboard(ipywidgets.VBox):
     def _open(self, change: dict) -> None:
         """Set tab and controls as the page's address says; what it names wrongly stays."""
         words = dict(parse_qsl(change["new"]))
-        titles = [entry.title for entry in EXPLORERS]
-        if words.get("tab") in titles:
-            self.tabs.selected_index = titles.index(words["tab"])
-        for name, control in self._state().items():
-            control.value = _from_text(words.get(name, ""), control)
+        if words.get("tab") in self.tabs.titles:
+            self.tabs.selected_index = self.tabs.titles.index(words["tab"])
+        self._set({control: _from_text(words.get(name, ""), control)
+                   for name, control in self._state().items()})
 
-    def _reset(self, button: object = None) -> None:
-        """All controls as at the start; each picture is drawn once."""
+    def _set(self, values: dict[Widget, object]) -> None:
+        """Set controls, last those that load anew; no picture is drawn for each of the others."""
         for explorer in self.explorers:
             explorer.paused = True
-        for control, value in self.start.items():
-            control.value = value
-        self.photo.value, self.weights.value = next(iter(CORNERS)), explorers.default_weights()
-        self.message.value = ""
+        for control in sorted(values, key=lambda c: c in (self.photo, self.weights)):
+            control.value = values[control]
         self._show()
+
+    def _reset(self, button: object = None) -> None:
+        """All controls as at the start."""
+        self._set({**self.start, self.photo: next(iter(CORNERS)),
+                   self.weights: explorers.default_weights()})
+        self.message.value = ""
 
     def _receive(self, change: dict) -> None:
         """Show an uploaded photo."""

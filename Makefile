@@ -46,13 +46,18 @@ app: setup
 	$(VENV_PYTHON) -m ainn_lib app
 
 # The book has an environment of its own: its tools and ours need not agree on versions.
-book: build/book-env/.ready
+book: build/book-env/.ready build/compare/index.html
 	rm -rf build/book build/book-source
 	mkdir -p build/book-source
-	cp -R docs notebooks figures build/book-source
+	cp -R docs notebooks figures README.md build/book-source
 	mv build/book-source/docs/index.md build/book-source
 	build/book-env/bin/python -m sphinx -W --keep-going -q -c docs -d build/book-source/doctrees \
 	    build/book-source build/book
+	cp -R build/compare build/book
+
+# Some minutes: made again only where our files change.
+build/compare/index.html: data/weights/student.safetensors $(wildcard data/refined/*) | setup
+	$(VENV_PYTHON) -m ainn_lib compare-page
 
 build/book-env/.ready: docs/requirements.txt
 	rm -rf build/book-env

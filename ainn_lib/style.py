@@ -89,8 +89,8 @@ def notebook_style(formats: tuple[str, ...] = ("png",)) -> None:
         shell.run_line_magic("config", f"InlineBackend.figure_formats = {list(formats)}")
 
 
-def table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
-    """A table as Markdown.
+def table(header: Iterable[object], rows: Iterable[Iterable[object]], fold: bool = True) -> str:
+    """A table as Markdown; with ``fold``, one of more than ten rows is opened by a click.
 
     >>> print(table(["codec", "dB"], [["JPEG", 31.5]]))
     | codec | dB |
@@ -98,4 +98,8 @@ def table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
     | JPEG | 31.5 |
     """
     lines = [f"| {' | '.join(map(str, cells))} |" for cells in (list(header), *rows)]
-    return "\n".join([lines[0], "|" + "---|" * (lines[0].count(" | ") + 1), *lines[1:]])
+    text = "\n".join([lines[0], "|" + "---|" * (lines[0].count(" | ") + 1), *lines[1:]])
+    if not fold or len(lines) <= 11:
+        return text
+    summary = f"<summary>A table of {len(lines) - 1} rows</summary>"
+    return f"<details>{summary}\n\n{text}\n\n</details>"

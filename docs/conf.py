@@ -26,11 +26,10 @@ html_show_copyright = False
 html_copy_source = False
 html_last_updated_fmt = None
 WIDGET = "application/vnd.jupyter.widget-view+json"
-LONG = 10  # rows of a table that is not folded
 
 
 def without_widgets(app, name, source):
-    """Take out what needs a kernel; fold the first cell, of imports, and long tables."""
+    """Take out what needs a kernel; fold the first cell, of imports."""
     if not name.startswith("notebooks/"):
         return
     notebook = json.loads(source[0])
@@ -39,17 +38,7 @@ def without_widgets(app, name, source):
     cells[0]["metadata"]["tags"] = ["hide-input"]
     for cell in cells:
         cell["outputs"] = [o for o in cell["outputs"] if WIDGET not in o.get("data", {})]
-        for output in cell["outputs"]:
-            _fold(output.get("data", {}))
     source[0] = json.dumps(notebook)
-
-
-def _fold(data):
-    text = "".join(data.get("text/markdown", ""))
-    rows = text.count("\n|") - 1
-    if rows > LONG and text.lstrip().startswith("|"):
-        summary = f"<details><summary>A table of {rows} rows</summary>"
-        data["text/markdown"] = f"{summary}\n\n{text}\n\n</details>"
 
 
 def setup(app):

@@ -100,6 +100,13 @@ def test_every_notebook_is_a_page_with_its_neighbours(pages):
         assert f"{after}.html" in found[before].links and f"{before}.html" in found[after].links
 
 
+def test_the_first_page_has_the_claims_and_leads_to_the_comparison(pages):
+    """The table is the README's; its numbers are checked in test_notebooks."""
+    first = next(source for source in pages if source.path == BOOK / "index.html")
+    assert "CFRM recovers the channels" in first.path.read_text(encoding="utf-8")
+    assert "compare/index.html" in first.links
+
+
 @pytest.fixture(scope="module")
 def browser():
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

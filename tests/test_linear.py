@@ -39,6 +39,15 @@ def test_principal_components_are_an_ordered_basis(rows):
     torch.testing.assert_close(energy.sum(), blocks.square().sum(0).mean())
 
 
+def test_the_principal_components_of_grey_photos_are_a_basis_too():
+    """Directions of pure colour occur in none of them, and their sum may be exactly 0."""
+    grey = [image[:1].expand(3, -1, -1) for image in IMAGES]
+    flat = torch.full((3, 64, 64), 255, dtype=torch.uint8)
+    rows = principal_components([*grey, flat])
+    eye = torch.eye(768, dtype=torch.float64)
+    torch.testing.assert_close(rows @ rows.T, eye, atol=1e-10, rtol=0)
+
+
 @pytest.mark.parametrize("pdm, M", [
     ("unet", 192), ("unet", 48), ("residual", 384), ("dense", 48), ("none", 192)])
 def test_the_start_is_exactly_the_truncated_klt(rows, M, pdm):

@@ -13,7 +13,7 @@ from nbclient.exceptions import CellExecutionError
 from ainn_lib.paths import NOTEBOOKS, ROOT
 from ainn_lib.reproduce import execute
 
-LARGEST = 1_500_000  # bytes of a notebook with its outputs; the aim is 1 MB
+LARGEST = 1_000_000  # bytes of a notebook with its outputs
 BOLD, NUMBER = re.compile(r"\*\*([^*\n]+)\*\*"), re.compile(r"\d+(?:[.,]\d+)+|\d\d+")
 
 

@@ -48,7 +48,7 @@ def principal_components(images: list[Tensor], offset: float = 0.5) -> Tensor:
         raise AINNError(f"principal components need {BLOCK} blocks of 16x16 pixels, got {count}")
     _, vectors = torch.linalg.eigh(moments / count)
     rows = vectors.flip(1).T
-    return rows * torch.sign(rows.sum(1, keepdim=True))  # the sign is arbitrary: fix it
+    return torch.where(rows.sum(1, keepdim=True) < 0, -rows, rows)  # the sign is arbitrary: fix it
 
 
 def best_step(lam: float) -> float:

@@ -437,7 +437,7 @@ def at_curves(of: Iterable[Curve], dataset: str, metric: str, codecs: Iterable[s
     absent = tuple(title for title in titles if title not in drawn)
     words, anchor = "nothing to draw: choose a codec", here[0].title if here else ""
     if here:
-        words = table(["codec", "source", f"BD-rate against {anchor}"], rows)
+        words = table(["codec", "source", f"BD-rate against {anchor}"], rows, fold=False)
     if absent:
         words += f"\n\nno points here: {', '.join(absent)}"
     numbers = Numbers(words, anchor=anchor, rows=rows, absent=absent)

@@ -1,5 +1,7 @@
 """The committed files of effort 3: they are those of `student`, and worth their time."""
 
+import statistics
+
 from PIL import Image
 
 from ainn_lib import codec, load_pretrained
@@ -8,7 +10,7 @@ from ainn_lib.measure.bd_rate import bd_rate
 from ainn_lib.measure.curves import measured
 from ainn_lib.measure.datasets import EMBEDDED, photo
 from ainn_lib.measure.metrics import psnr
-from ainn_lib.paths import REFINED, RESULTS
+from ainn_lib.paths import REFINED, RESULTS, ROOT
 from ainn_lib.ui.compare_page import QUALITIES, refined_name
 
 
@@ -38,3 +40,10 @@ def test_the_curves_are_those_of_the_files():
         rates = [8 * len(stored(key, q)) / (image.width * image.height) for q in QUALITIES]
         assert list(refined.bpp) == [round(rate, 6) for rate in rates]
         assert bd_rate(curves[key, "student"], refined).percent < -9
+
+
+def test_the_readme_says_what_effort_3_saves():
+    curves = {(curve.dataset, curve.codec): curve for curve in measured(RESULTS / "effort")}
+    saved = statistics.fmean(bd_rate(curves[key, "student"], curves[key, "student-effort3"]).percent
+                             for key in EMBEDDED)
+    assert f"another {-saved:.1f} % of the bits" in (ROOT / "README.md").read_text(encoding="utf-8")

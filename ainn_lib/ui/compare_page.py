@@ -36,8 +36,8 @@ h1 {{ font-size: 24px; margin: 8px 0; }}
 select {{ font: inherit; min-height: 32px; }}
 </style></head><body>
 <h1>A-INN beside other codecs</h1>
-<p>All files of one quality have at most as many bytes as ours. Drag the line, zoom in, and choose
-a codec for each side. The slider chooses the quality of ours, and with it the size of all.</p>
+<p>All files of other codecs have at most as many bytes as ours of the same quality. Drag the line,
+zoom in, and choose a codec for each side. The slider chooses the quality of ours.</p>
 <p><label>photo <select id="photo">{options}</select></label></p>
 <div id="stage"></div>
 <p>JPEG, WebP and AVIF are shown as they are, by this browser's own decoder; the other files were

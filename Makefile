@@ -55,8 +55,9 @@ book: build/book-env/.ready build/compare/index.html
 	    build/book-source build/book
 	cp -R build/compare build/book
 
-# Some minutes: made again only where our files change.
-build/compare/index.html: data/weights/student.safetensors $(wildcard data/refined/*) | setup
+# Some minutes: made again only where our files or the page's own code change.
+build/compare/index.html: data/weights/student.safetensors $(wildcard data/refined/*) \
+    ainn_lib/ui/compare_page.py ainn_lib/ui/stage.py ainn_lib/ui/stage.js | setup
 	$(VENV_PYTHON) -m ainn_lib compare-page
 
 build/book-env/.ready: docs/requirements.txt

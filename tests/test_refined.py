@@ -2,6 +2,7 @@
 
 import statistics
 
+import pytest
 from PIL import Image
 
 from ainn_lib import codec, load_pretrained
@@ -12,6 +13,11 @@ from ainn_lib.measure.datasets import EMBEDDED, photo
 from ainn_lib.measure.metrics import psnr
 from ainn_lib.paths import REFINED, RESULTS, ROOT
 from ainn_lib.ui.compare_page import QUALITIES, refined_name
+
+
+@pytest.fixture(scope="module")
+def curves():
+    return {(curve.dataset, curve.codec): curve for curve in measured(RESULTS / "effort")}
 
 
 def stored(key: str, quality: int) -> bytes:
@@ -33,8 +39,7 @@ def test_a_file_is_smaller_and_better_than_that_of_effort_0():
     assert len(refined) < 0.9 * len(plain) and psnr(image, after) > psnr(image, before)
 
 
-def test_the_curves_are_those_of_the_files():
-    curves = {(curve.dataset, curve.codec): curve for curve in measured(RESULTS / "effort")}
+def test_the_curves_are_those_of_the_files(curves):
     for key in EMBEDDED:
         image, refined = photo(key), curves[key, "student-effort3"]
         rates = [8 * len(stored(key, q)) / (image.width * image.height) for q in QUALITIES]
@@ -42,8 +47,7 @@ def test_the_curves_are_those_of_the_files():
         assert bd_rate(curves[key, "student"], refined).percent < -9
 
 
-def test_the_readme_says_what_efforts_3_and_2_save():
-    curves = {(curve.dataset, curve.codec): curve for curve in measured(RESULTS / "effort")}
+def test_the_readme_says_what_efforts_3_and_2_save(curves):
     saved = statistics.fmean(bd_rate(curves[key, "student"], curves[key, "student-effort3"]).percent
                              for key in EMBEDDED)
     readme = (ROOT / "README.md").read_text(encoding="utf-8")

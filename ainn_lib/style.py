@@ -103,3 +103,10 @@ def table(header: Iterable[object], rows: Iterable[Iterable[object]], fold: bool
         return text
     summary = f"<summary>A table of {len(lines) - 1} rows</summary>"
     return f"<details>{summary}\n\n{text}\n\n</details>"
+
+
+def show_table(header: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
+    """Show a `table` under a notebook's cell."""
+    from IPython.display import Markdown, display
+
+    display(Markdown(table(header, rows)))

@@ -452,9 +452,9 @@ def test_every_explorer_at_the_ends_of_every_control(material, entry):
 
 
 def test_frequencies_need_no_fdsm():
-    plain = load_pretrained("ablation-plain")
-    assert not plain.config.fdsm
-    found = dashboard.Material(CHELSEA, plain).split(4.0)
+    model = load_pretrained("ablation-pdm-residual")
+    assert not model.config.fdsm
+    found = dashboard.Material(CHELSEA, model).split(4.0)
     assert 0 < explorers.at_cut(found, 0.1)[1].energy < 1
 
 
@@ -596,7 +596,7 @@ def test_weights_have_groups_and_a_line_each():
     assert [n.startswith("ablation-") for n in names] == sorted(
         n.startswith("ablation-") for n in names)
     assert "million parameters" in dashboard.about_weights("tiny")
-    assert "not the best" in dashboard.about_weights("ablation-plain")
+    assert "not the best" in dashboard.about_weights("ablation-pdm-unet")
 
 
 def test_the_server_ends_kernels_that_nobody_looks_at(monkeypatch):

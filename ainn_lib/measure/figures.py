@@ -216,7 +216,8 @@ def save(item: Figure | pd.DataFrame, name: str, folder: str | Path = FIGURES,
     if isinstance(item, Figure):
         paths = [folder / f"{name}.png", folder / f"{name}.pdf"]
         source = json.dumps(origin(name, folder))
-        item.savefig(paths[0], dpi=200, metadata={"Software": None, "Source": source})
+        item.savefig(paths[0], dpi=200, metadata={"Software": None, "Source": source},
+                     pil_kwargs={"optimize": True})
         item.savefig(paths[1], metadata={"CreationDate": None, "Keywords": source})
     else:
         paths = [folder / f"{name}.csv", folder / f"{name}.tex"]

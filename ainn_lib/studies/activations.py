@@ -16,6 +16,7 @@ from ..measure.metrics import psnr
 from ..network import coder
 from ..network.model import AINN
 from ..network.tiles import Maps, as_maps
+from ..network.transforms import Transform
 from ..style import figure_style
 from ..theory.error_budget import rho
 
@@ -47,6 +48,7 @@ class Coded:
     unrounded: Tensor  #: the same latent without rounding, y g g'
     step: Tensor  #: Δ of each channel of ŷ, g', (1, M, 1, 1); (1,) on a fixed-rate network
     bytes: int  #: of the file
+    entering: dict[int, Maps]  #: level k = 4, 3, 2 -> v_k in the encoder: two branches (1, C, h, w)
 
     @property
     def bpp(self) -> float:
@@ -58,37 +60,37 @@ class Coded:
 def coded(model: AINN, image: Image.Image, quality: float | None = None) -> Coded:
     """Code an image at a quality, 1 to 8; None: the default. Raises AINNError as `as_tensor`."""
     x, quality = as_tensor(image, model), model.quality_of(quality)
-    y = model.g_a(x)
+    seen, y = _run(model.g_a, x)
+    entering = {level: seen[f"level{level}"][0] for level in LEVELS}
     gain, inverse_gain, _ = model.gains(quality)
     latent = coder.encode_latent(model, y, quality)
     size = len(file_bytes(prepare(image), model, quality, latent.data))
-    return Coded(x, latent.y_hat.to(y), y * gain * inverse_gain, inverse_gain, size)
+    return Coded(x, latent.y_hat.to(y), y * gain * inverse_gain, inverse_gain, size, entering)
 
 
-@torch.no_grad()
-def decode(
-    model: AINN, y_hat: Tensor, strengths: tuple[float, float, float] = (1, 1, 1)
-) -> tuple[dict[str, tuple[Maps, Maps]], Tensor]:
-    """Decode ŷ (1, M, h, w): name of each step -> its (inputs, outputs), and x̂ (1, 3, 16h, 16w).
+Seen = dict[str, tuple[Maps, Maps]]  #: name of each step -> its inputs and its outputs
 
-    ``strengths`` of the PDMs of levels 4, 3 and 2 scale net(v); 1 is the trained module.
-    """
-    options = {f"pdm{level}": (value,) for level, value in zip(LEVELS, strengths, strict=True)}
-    seen, maps = {}, (y_hat,)
-    for name, step in model.g_s.steps:
-        before, maps = maps, as_maps(step(*maps, *options.get(name, ())))
+
+def _run(transform: Transform, x: Tensor, options: dict[str, tuple] | None = None
+         ) -> tuple[Seen, Tensor]:
+    """Run all steps, some with more arguments: what each of them saw, and the last output."""
+    seen, maps = {}, (x,)
+    for name, step in transform.steps:
+        before, maps = maps, as_maps(step(*maps, *(options or {}).get(name, ())))
         seen[name] = before, maps
     return seen, maps[0]
 
 
 @torch.no_grad()
-def activations(model: AINN, x: Tensor) -> dict[int, Maps]:
-    """Level k = 4, 3, 2 -> what enters level k in the encoder, v_k: two branches (1, C, h, w)."""
-    entering, maps = {}, (x,)
-    for name, step in model.g_a.steps:
-        entering[name] = maps
-        maps = as_maps(step(*maps))
-    return {level: entering[f"level{level}"] for level in LEVELS}
+def decode(
+    model: AINN, y_hat: Tensor, strengths: tuple[float, float, float] = (1, 1, 1)
+) -> tuple[Seen, Tensor]:
+    """Decode ŷ (1, M, h, w): name of each step -> its (inputs, outputs), and x̂ (1, 3, 16h, 16w).
+
+    ``strengths`` of the PDMs of levels 4, 3 and 2 scale net(v); 1 is the trained module.
+    """
+    options = {f"pdm{level}": (value,) for level, value in zip(LEVELS, strengths, strict=True)}
+    return _run(model.g_s, y_hat, options)
 
 
 def band_errors(error: Tensor, bands: int = 16) -> tuple[np.ndarray, np.ndarray]:
@@ -214,7 +216,7 @@ def denoising(
         y_hat = start.unrounded + delta * start.step * noise.to(y_hat)
     seen, x_hat = decode(model, y_hat, strengths)
     if reference == "encoder":
-        true = activations(model, start.x)
+        true = start.entering
     else:
         clean, _ = decode(model, start.unrounded, strengths)
         true = {level: clean[f"pdm{level}"][0] for level in LEVELS}

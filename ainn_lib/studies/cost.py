@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import lru_cache
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -16,10 +17,11 @@ from torch.overrides import TorchFunctionMode
 from ..codec.coding import TILE, TILED_FROM
 from ..codec.images import check_size
 from ..errors import AINNError
+from ..network.config import AINNConfig
 from ..network.entropy_model import CAUSAL_TAPS
 from ..network.model import AINN
 from ..network.pdm import count_parameters
-from ..network.tiles import Maps, as_maps, windows
+from ..network.tiles import as_maps, windows
 from ..network.transforms import TITLES
 from ..style import BLUE, RED, figure_style
 
@@ -67,7 +69,6 @@ def kmac(transform: Callable[[Tensor], object], x: Tensor, pixels: int) -> float
     return counter.macs / pixels / 1e3
 
 
-@torch.no_grad()
 def stage_costs(model: AINN, height: int, width: int) -> list[StageCost]:
     """The cost of every step for one image, encoder first, in the order in which they run.
 
@@ -76,52 +77,62 @@ def stage_costs(model: AINN, height: int, width: int) -> list[StageCost]:
     AINNError for an image without pixels, or with more than the codec takes.
     """
     check_size(width, height)
-    costs: list[StageCost] = []
-    with torch.device("meta"):
-        model = AINN(model.config).eval()
-        x = torch.empty(1, 3, -(-height // 16) * 16, -(-width // 16) * 16)
-        scale = TILE / max(x.shape[2:]) if height * width > TILED_FROM else None
-        maps = (x,)
-        for name, step in model.g_a.steps:
-            maps = _run(costs, "encoder", TITLES[name], step, maps, scale)
-        latent = (y,) = maps
-        (z,) = _run(costs, "encoder", "hyper-analysis", model.h_a, latent)
-        for side in SIDES:
-            (hyper,) = _run(costs, side, "hyper-synthesis", model.h_s, (z,))
-            (context,) = _run(costs, side, "context", model.context_prediction, latent)
-            both = torch.cat([hyper[:, :, : y.shape[2], : y.shape[3]], context], dim=1)
-            _run(costs, side, "entropy parameters", model.entropy_parameters, (both,))
-        for name, step in model.g_s.steps:
-            latent = _run(costs, "decoder", TITLES[name], step, latent, scale)
+    model, costs = _on_meta(model.config), []
+    h, w = -(-height // 16), -(-width // 16)
+    scale = TILE / (16 * max(h, w)) if height * width > TILED_FROM else None
+    maps: Shapes = ((1, 3, 16 * h, 16 * w),)
+    for name, step in model.g_a.steps:
+        maps = _add(costs, "encoder", TITLES[name], step, maps, scale)
+    latent = maps
+    z = _add(costs, "encoder", "hyper-analysis", model.h_a, latent)
+    for side in SIDES:
+        ((_, hyper, *_),) = _add(costs, side, "hyper-synthesis", model.h_s, z)
+        ((_, context, *_),) = _add(costs, side, "context", model.context_prediction, latent)
+        both = ((1, hyper + context, h, w),)
+        _add(costs, side, "entropy parameters", model.entropy_parameters, both)
+    for name, step in model.g_s.steps:
+        latent = _add(costs, "decoder", TITLES[name], step, latent, scale)
     rest = count_parameters(model) - sum(cost.parameters for cost in costs)
     return [*costs, StageCost("decoder", "prior and gains", rest, 0, 0)]
 
 
-def _run(costs: list[StageCost], side: str, name: str, module: nn.Module, maps: Maps,
-         scale: float | None = None) -> Maps:
-    """Run a step and add its cost. ``scale``: side of a tile over that of the whole map."""
-    with MacCounter() as counter:
-        out = as_maps(module(*maps))
-    macs, largest = counter.macs, counter.largest
+@lru_cache
+def _on_meta(config: AINNConfig) -> AINN:
+    with torch.device("meta"):
+        return AINN(config).eval()
+
+
+Shapes = tuple[tuple[int, ...], ...]  #: of a step's maps
+
+
+@lru_cache(maxsize=4096)  # a large photo's tiles are those of the next one
+@torch.no_grad()
+def _run(module: nn.Module, shapes: Shapes) -> tuple[int, int, Shapes]:
+    """Operations, values around the largest convolution, and the shapes that come out."""
+    with MacCounter() as counter, torch.device("meta"):
+        out = as_maps(module(*(torch.empty(shape) for shape in shapes)))
+    return counter.macs, counter.largest, tuple(tuple(v.shape) for v in out)
+
+
+def _add(costs: list[StageCost], side: str, name: str, module: nn.Module, maps: Shapes,
+         scale: float | None = None) -> Shapes:
+    """Add a step's cost. ``scale``: side of a tile over that of the whole map."""
+    macs, largest, out = _run(module, maps)
     if name == "context":  # computed with zeros at the taps that a decoder does not have
         macs = macs * len(CAUSAL_TAPS) // 25
     if scale is not None and module.receptive_radius is not None:
-        tile = max(1, round(scale * max(maps[0].shape[2:])))
-        with MacCounter() as counter:
-            module(*_largest_tile(module, maps, tile))
-        largest = counter.largest
+        tile = max(1, round(scale * max(maps[0][2:])))
+        _, largest, _ = _run(module, _largest_tile(module, maps, tile))
     own = 0 if any(cost.name == name for cost in costs) else count_parameters(module)
     costs.append(StageCost(side, name, own, macs, largest))
     return out
 
 
-def _largest_tile(step: nn.Module, maps: Maps, side: int) -> Maps:
+def _largest_tile(step: nn.Module, maps: Shapes, side: int) -> Shapes:
     """The largest of the tiles, with margins, in which the codec runs a step."""
-    cut = []
-    for length in maps[0].shape[2:]:
-        tiles = [slice(start, end) for *_, start, end in windows(length, side, step)]
-        cut.append(max(tiles, key=lambda tile: tile.stop - tile.start))
-    return tuple(v[:, :, cut[0], cut[1]] for v in maps)
+    cut = [max(end - start for *_, start, end in windows(length, side, step))
+           for length in maps[0][2:]]
+    return tuple((*shape[:2], *cut) for shape in maps)
 
 
 def bars(ax: Axes, costs: list[StageCost], unit: float, label: str) -> float:

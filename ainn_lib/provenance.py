@@ -16,11 +16,11 @@ PACKAGES = ("torch", "compressai", "constriction", "numpy", "Pillow", "imagecode
 
 
 def provenance() -> dict:
-    """Commit, date, package versions and hardware.
+    """Commit, date, package versions (None: not installed) and hardware.
 
     The commit ends with ``+`` when tracked files differ from it, and is None outside a checkout.
     """
-    versions = {name: importlib.metadata.version(name) for name in PACKAGES}
+    versions = {name: _version(name) for name in PACKAGES}
     versions["python"] = platform.python_version()
     return {
         "commit": _commit(),
@@ -34,6 +34,13 @@ def provenance() -> dict:
             "system": platform.system(),
         },
     }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _processor() -> str:

@@ -13,6 +13,7 @@ from ainn_lib.codec.weights import (
     stored_tensors,
 )
 from ainn_lib.measure import datasets as data
+from ainn_lib.measure.evaluate import subject
 from ainn_lib.paths import WEIGHTS
 
 PHOTO = data.photo("rocket").crop((100, 20, 164, 84))
@@ -42,6 +43,19 @@ def test_saving_and_loading_gives_the_same_model(tiny, tmp_path, monkeypatch):
     monkeypatch.setenv("AINN_WEIGHTS", str(tmp_path))
     assert fingerprint(load_pretrained("copy")) == fingerprint(tiny) and "copy" in available()
     assert load_pretrained(tmp_path / "copy.safetensors").config == tiny.config
+
+
+def test_the_folder_of_a_run_names_its_weights(tiny, tmp_path):
+    run = tmp_path / "mine"
+    run.mkdir()
+    with pytest.raises(AINNError, match=r"mine is no folder of a finished run: 0 files"):
+        load_pretrained(run)
+    save_pretrained(tiny, run / "weights" / "tiny")
+    assert fingerprint(load_pretrained(str(run))) == fingerprint(tiny)
+    assert subject("model", str(run)).name == "mine"
+    save_pretrained(tiny, run / "weights" / "other")
+    with pytest.raises(AINNError, match="2 files"):
+        load_pretrained(run)
 
 
 def test_a_file_finds_its_weights_in_the_named_folder(tmp_path, monkeypatch):

@@ -111,17 +111,23 @@ def _without_copies(tensors: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict
 def load_pretrained(name: str | Path) -> AINN:
     """Trained weights by name ("tiny") or by path, ready to code: evaluation mode, no gradients.
 
-    A text with a slash or an ending is a path: "./tiny", "tiny.safetensors".
+    A text with a slash or an ending is a path: "./tiny", "tiny.safetensors", or the folder of a
+    training run, "runs/mine".
 
     Raises:
-        AINNError: when there are none of that name (it lists those there are), or the files are
-            damaged.
+        AINNError: when there are none of that name (it lists those there are), the files are
+            damaged, or a folder holds no finished run.
     """
     given = Path(name)
     is_path = isinstance(name, Path) or any(mark in name for mark in ("/", os.sep))
     if given.suffix in (".safetensors", ".json"):
         given, is_path = given.with_suffix(""), True
     candidates = [given] if is_path else [folder / given for folder in weight_folders()]
+    if is_path and given.is_dir():
+        candidates = [file.with_suffix("") for file in given.glob("weights/*.safetensors")]
+        if len(candidates) != 1:
+            raise AINNError(f"{given} is no folder of a finished run: {len(candidates)} files "
+                            "weights/*.safetensors are there, not one")
     for path in candidates if given.name else []:
         about, weights = (path.with_name(path.name + end) for end in (".json", ".safetensors"))
         if about.is_file() and weights.is_file():

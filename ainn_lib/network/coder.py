@@ -21,8 +21,9 @@ import hashlib
 import weakref
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
+from types import ModuleType
 
-import constriction
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -196,7 +197,7 @@ class LatentCoder:
 
         hyper = self.hyper_synthesis(z_symbols)
         units = self._wavefronts(hyper, *y.shape[1:], bias, choose)
-        ans = constriction.stream.stack.AnsCoder()
+        ans = _streams().stack.AnsCoder()
         for batch in reversed([z_batch, *batches]):  # a stack: what is decoded first goes in last
             batch.push(ans)
         data = ans.get_compressed().astype("<u4").tobytes()
@@ -211,7 +212,7 @@ class LatentCoder:
         """
         try:
             words = np.frombuffer(data, "<u4").astype(np.uint32)
-            ans = constriction.stream.stack.AnsCoder(words)
+            ans = _streams().stack.AnsCoder(words)
         except ValueError:  # not a multiple of 4 bytes, or a last word of zero
             raise AINNError(_DAMAGED) from None
 
@@ -302,9 +303,13 @@ class LatentCoder:
 class _Table:
     """One frequency table; symbol values start at ``offset``, the last entry is the escape."""
 
-    model: object
-    frequencies: np.ndarray
+    frequencies: np.ndarray  #: whole numbers that add up to 2^16
     offset: int
+
+    @cached_property
+    def model(self) -> object:
+        """The same table for the ANS coder."""
+        return _streams().model.Categorical(self.frequencies / 65536, perfect=False)
 
     @property
     def escape(self) -> int:
@@ -384,7 +389,14 @@ def _pull_escape(ans: object, table: _Table) -> int:
 
 
 def _raw_bits(count: int) -> object:
-    return constriction.stream.model.Uniform(2**count)
+    return _streams().model.Uniform(2**count)
+
+
+def _streams() -> ModuleType:
+    """constriction's coders. Training needs none: a GPU machine may be without the package."""
+    from constriction import stream
+
+    return stream
 
 
 def _counts(indexes: np.ndarray) -> list[tuple[int, int]]:
@@ -403,8 +415,7 @@ def _tables(cdf: Tensor, lengths: Tensor, offsets: Tensor) -> list[_Table]:
     for row, length, offset in rows:
         # whole numbers that add up to 2^16: exact in float32
         frequencies = np.diff(row[:length]).astype(np.float32)
-        model = constriction.stream.model.Categorical(frequencies / 65536, perfect=False)
-        tables.append(_Table(model, frequencies, offset))
+        tables.append(_Table(frequencies, offset))
     return tables
 
 

@@ -6,6 +6,7 @@ from the values that a decoder has seen before.
 """
 
 from collections.abc import Iterator
+from functools import lru_cache
 
 import numpy as np
 import torch
@@ -180,18 +181,29 @@ def sequential_latent(y: Tensor, hyper: Tensor, bias: Tensor, context: CausalCon
     stride = width + 4
     past = rows.new_zeros(batch, (height + 2) * stride, channels)  # y_hat, framed by zeros
     taps = context.rows()
-    offsets = torch.tensor([dy * stride + dx for dy, dx in CAUSAL_TAPS], device=y.device)
-    for i, j in wavefront(height, width):
-        corner, here = (torch.from_numpy(i * step + j).to(y.device) for step in (stride, width))
-        neighbours = past[:, (corner[:, None] + offsets).flatten()].reshape(batch, len(i), -1)
-        v = torch.cat([hyper[:, here], F.linear(neighbours, taps, context.bias)], dim=2)
+    for here, framed, neighbours in _places(height, width, y.device):
+        seen = past[:, neighbours].reshape(batch, len(here), -1)
+        v = torch.cat([hyper[:, here], F.linear(seen, taps, context.bias)], dim=2)
         for layer in parameters:
             is_conv = isinstance(layer, nn.Conv2d)
             v = F.linear(v, layer.weight.flatten(1), layer.bias) if is_conv else layer(v)
         means = (v + bias).chunk(2, dim=2)[1]
-        past[:, corner + (2 * stride + 2)] = torch.round(rows[:, here] - means) + means
+        past[:, framed] = torch.round(rows[:, here] - means) + means
     past = past.reshape(batch, height + 2, stride, channels)
     return past[:, 2:, 2:-2].permute(0, 3, 1, 2)
+
+
+@lru_cache(maxsize=16)  # a copy to a GPU would wait for it
+def _places(height: int, width: int, device: torch.device) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """For each step of the wavefront: its n positions in a map and in the frame of zeros (2 above,
+    2 at each side), and in the frame the 12 n places of their neighbours."""
+    stride, places = width + 4, []
+    taps = np.array([dy * stride + dx for dy, dx in CAUSAL_TAPS])
+    for i, j in wavefront(height, width):
+        corner = i * stride + j
+        three = i * width + j, corner + (2 * stride + 2), (corner[:, None] + taps).ravel()
+        places.append(tuple(torch.from_numpy(place).to(device) for place in three))
+    return places
 
 
 # -- the whole model -------------------------------------------------------------------------------
@@ -287,13 +299,16 @@ class EntropyModel(CompressionModel):
                 y_hat = torch.round(y) if noisy is None else noisy
                 coded = y if noisy is None else noisy
             else:
-                seen = sequential_latent(y, hyper, bias, self.context_prediction,
-                                         self.entropy_parameters)
+                seen = self.sequential(y, hyper, bias)
                 y_hat = y + (seen - y).detach()  # straight-through
                 coded = y_hat if noisy is None else noisy
             scales, means = self.gaussian_parameters(hyper, self.context_prediction(y_hat), bias)
             likelihoods = self._gaussian_likelihood(coded, scales, means)
             return y_hat, {"y": likelihoods, "z": z_likelihoods}
+
+    def sequential(self, y: Tensor, hyper: Tensor, bias: Tensor) -> Tensor:
+        """`sequential_latent` of this network; a `Trainer` has it recorded for a GPU."""
+        return sequential_latent(y, hyper, bias, self.context_prediction, self.entropy_parameters)
 
     def _gaussian_likelihood(self, y: Tensor, scales: Tensor, means: Tensor) -> Tensor:
         gaussian = self.gaussian_conditional

@@ -35,6 +35,7 @@ _RULES = {  # what each value must be, and a function that says whether it is
     "constant_fraction": (lambda v: _is_number(v) and 0 <= v <= 1, "a number from 0 to 1"),
     "drops": (_are_rising, "rising numbers between 0 and 1"),
     "schedule": (lambda v: v in ("cosine", "drops"), "cosine or drops"),
+    "sampler": (lambda v: v in ("host", "device"), "host or device"),
     "train_part": (lambda v: v in ("all", "entropy"), "all or entropy"),
 }
 
@@ -66,6 +67,8 @@ class Recipe:
     average: float = 0.0  #: decay a step of the moving average of the weights; 0: no average
     lam: float | None = None  #: λ of a fixed-rate network; None: all rates
     train_part: str = "all"  #: all, or entropy: the entropy model only, with a fixed transform
+    #: host: `draw_sample`, the same on any device; device: `PhotosOnDevice`, where it is trained
+    sampler: str = "host"
     seed: int = 0
     validate_every: int = 500
     save_every: int = 100

@@ -31,6 +31,7 @@ LARGEST_RATIO = 1.03  #: of bits on whole photos to bits on their crops, without
 #: a loss explodes: above that, or the mean of 10 steps above 100 times the first (at least 1)
 LARGEST_LOSS, LARGEST_GROWTH, WINDOW = 1e6, 100, 10
 CHECKPOINT, SETTINGS, LOG = "checkpoint.pt", "run.json", "log.csv"
+READ_AFTER = {"host": 1, "device": 20}  #: steps, of their losses: reading waits for a GPU
 WARM, TIMED = 2, 5  # steps that `steps_for` runs before it measures, and while it does
 
 
@@ -124,10 +125,10 @@ def steps_for(model: AINN, images: list[Tensor], validation: list[Tensor], recip
               fabric: Fabric) -> int:
     """How many steps fit into ``recipe.minutes``, measured on a copy of the model."""
     trial = Trainer(copy.deepcopy(model), replace(recipe, steps=WARM + TIMED), fabric)
-    seconds = []
+    photos, seconds = trial.photos(images), []
     for step in range(WARM + TIMED):
         began = time.monotonic()
-        trial.step(images, step)
+        trial.step(photos, step)
         seconds.append(time.monotonic() - began)
     began = time.monotonic()
     validate(trial.model, validation)
@@ -153,26 +154,30 @@ def _run(trainer: Trainer, images: list[Tensor], validation: list[Tensor], folde
     progress = _load(trainer, kept) if kept else Progress()
     if writes:
         _open(folder, settings, progress)
-    began, recent = time.monotonic() - progress.seconds, deque(maxlen=WINDOW)
+    photos, began, waiting = trainer.photos(images), time.monotonic() - progress.seconds, []
+    recent = deque(maxlen=WINDOW)
     bar = tqdm(range(progress.step, recipe.steps), initial=progress.step, total=recipe.steps,
                disable=not writes)
     with _asked_to_stop() as stop:
         for step in bar:
-            losses = trainer.step(images, step)
-            progress.add(losses)
-            recent.append(losses["loss"])
-            _check_loss(recent, progress)
+            waiting.append(trainer.launch(photos, step))
+            last = step + 1 == recipe.steps
+            validates = last or (step + 1) % recipe.validate_every == 0
+            saves = last or stop or (step + 1) % recipe.save_every == 0
+            if len(waiting) < READ_AFTER[recipe.sampler] and not (validates or saves):
+                continue
+            for losses in trainer.read(waiting):
+                progress.add(losses)
+                recent.append(losses["loss"])
+                _check_loss(recent, progress)
+            waiting.clear()
             progress.seconds = time.monotonic() - began
-            means = progress.means()
-            psnr = -10 * math.log10(means["mse"])
-            text = f"{means['bpp']:.3f} bpp, {psnr:.2f} dB, loss {means['loss']:.3f}"
-            bar.set_postfix_str(text, refresh=False)
-            last = progress.step == recipe.steps
-            if writes and (last or progress.step % recipe.validate_every == 0):
+            bar.set_postfix_str(_in_words(progress.means()), refresh=False)
+            if writes and validates:
                 progress.add_row(validate(trainer.averaged, validation))
                 _warn_of(progress.rows[-1])
                 _write_log(progress, folder)
-            if writes and (last or stop or progress.step % recipe.save_every == 0):
+            if writes and saves:
                 _save(trainer, settings, progress, folder)
             if stop and not last:
                 warnings.warn(f"saved after step {progress.step}; the same command resumes",
@@ -180,6 +185,11 @@ def _run(trainer: Trainer, images: list[Tensor], validation: list[Tensor], folde
                 raise KeyboardInterrupt
     copy_tensors(stored_tensors(trainer.averaged), trainer.model)
     trainer.fabric.barrier()  # until the first process has written its files
+
+
+def _in_words(means: dict[str, float]) -> str:
+    psnr = -10 * math.log10(means["mse"])
+    return f"{means['bpp']:.3f} bpp, {psnr:.2f} dB, loss {means['loss']:.3f}"
 
 
 def _check_loss(recent: deque[float], progress: Progress) -> None:

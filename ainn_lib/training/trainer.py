@@ -17,13 +17,18 @@ from ..codec.coding import evaluating
 from ..codec.weights import stored_tensors
 from ..errors import AINNError
 from ..network.entropy_model import lagrangian
+from ..network.graphs import Graphed
 from ..network.model import AINN
+from .on_device import PhotosOnDevice
 from .recipe import Recipe, learning_rate
 from .samples import crop_to_multiple, draw_sample
 
 QUANTILES_EVERY = 100  # steps between two solutions of the bottleneck's quantiles
+LOSSES = ("loss", "bpp", "mse")  #: of `rd_loss`
 VALIDATED_AT = (2.0, 4.0, 6.0)  #: qualities
 CROP = 256  #: side of the crops that `whole_to_crops` compares with whole photos
+
+Photos = list[Tensor] | PhotosOnDevice
 
 
 @contextlib.contextmanager
@@ -116,24 +121,43 @@ class Trainer:
                             "gives such a network, `start_from` does not)")
         self.trained = [p for group in groups for p in group["params"]]
         self.averaged = copy.deepcopy(model) if recipe.average else model
+        self.sequential = Graphed(model.sequential)
         with self._training():  # several devices wait for every gradient that is needed
             self.module, self.optimizer = self.fabric.setup(model, _optimizer(recipe, groups))
 
-    @default_float32()
-    def step(self, images: list[Tensor], step: int) -> dict[str, float]:
+    def photos(self, images: list[Tensor]) -> Photos:
+        """Photos, uint8 tensors (3, H, W) no smaller than the patch, as `step` takes them."""
+        on_device = self.recipe.sampler == "device"
+        return PhotosOnDevice(images, self.fabric.device) if on_device else images
+
+    def step(self, photos: Photos, step: int) -> dict[str, float]:
         """Train one step on all devices and return the means of `rd_loss` over the batch.
 
         Args:
-            images: uint8 tensors (3, H, W), no smaller than the recipe's patch.
+            photos: from `photos`.
 
         Raises:
             AINNError: when a gradient is not finite; the message names the module.
+        """
+        (losses,) = self.read([self.launch(photos, step)])
+        return losses
+
+    def read(self, losses: list[Tensor]) -> list[dict[str, float]]:
+        """What `launch` returned for some steps, as `step` returns it; a GPU is waited for."""
+        rows = self.fabric.all_reduce(torch.stack(losses), reduce_op="mean").tolist()
+        return [dict(zip(LOSSES, row, strict=True)) for row in rows]
+
+    @default_float32()
+    def launch(self, photos: Photos, step: int) -> Tensor:
+        """`step` without waiting for a GPU: the losses, (3,), stay there until `read`.
+
+        With the sampler "device" nobody looks whether the gradient is finite: that would wait.
         """
         if step % QUANTILES_EVERY == 0:
             self.model.entropy_bottleneck._update_quantiles()
         for group in self.optimizer.param_groups:
             group["lr"] = group["base"] * learning_rate(self.recipe, step)
-        batch = self._batch(images, step)
+        batch = self._batch(photos, step)
         with self._training():
             forward = partial(self.module, batch["x"], batch["quality"], noise=batch["noise"])
             self.optimizer.zero_grad()
@@ -141,15 +165,13 @@ class Trainer:
             self.fabric.backward(losses["loss"])
             norm = self.fabric.clip_gradients(self.module, self.optimizer, error_if_nonfinite=False,
                                               max_norm=self.recipe.clip)
-            if not torch.isfinite(norm):
+            if self.recipe.sampler == "host" and not torch.isfinite(norm):
                 place = _first_not_finite(self.model, forward)
                 raise AINNError(f"training stopped at step {step}: {place} is not finite")
         self.optimizer.step()
         if self.recipe.average:
             self._update_average()
-        means = torch.stack([value.detach() for value in losses.values()])
-        means = self.fabric.all_reduce(means, reduce_op="mean")
-        return dict(zip(losses, means.tolist(), strict=True))
+        return torch.stack([losses[name].detach() for name in LOSSES])
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -157,14 +179,19 @@ class Trainer:
         for name, mean in stored_tensors(self.averaged).items():
             mean.lerp_(weights[name], 1 - self.recipe.average)
 
-    def _batch(self, images: list[Tensor], step: int) -> dict:
+    def _batch(self, photos: Photos, step: int) -> dict:
         """This device's samples of a step, stacked."""
         config, recipe = self.model.config, self.recipe
         count = recipe.batch // self.fabric.world_size
         first = self.fabric.global_rank * count
-        samples = [draw_sample(images, config, recipe, step, first + i) for i in range(count)]
-        stacked = {key: torch.stack([sample[key] for sample in samples]) for key in samples[0]}
-        batch = self.fabric.to_device(stacked)
+        if isinstance(photos, PhotosOnDevice):
+            drawn = photos.draw(config, recipe, step)
+            batch = {key: value[first : first + count] for key, value in drawn.items()}
+            batch["x"] = batch["x"].contiguous(memory_format=torch.channels_last)
+        else:
+            samples = [draw_sample(photos, config, recipe, step, first + i) for i in range(count)]
+            batch = self.fabric.to_device({key: torch.stack([sample[key] for sample in samples])
+                                           for key in samples[0]})
         batch["noise"] = batch["noise_y"], batch["noise_z"]
         if not config.variable_rate:
             return {**batch, "quality": None, "lam": torch.tensor(recipe.lam), "weight": 1.0}
@@ -183,8 +210,10 @@ class Trainer:
                 self.model.g_s.eval()
             for parameter in self.trained:
                 parameter.requires_grad_(True)
+            self.model.sequential = self.sequential
             yield
         finally:
+            del self.model.sequential
             for module, training in modes:
                 module.training = training
             for parameter, needed in needs:

@@ -98,8 +98,8 @@ def lines(folder: Path) -> int:
 def test_the_library_gets_no_thicker():
     """The goals are 7,000 lines, and 3,000 for the three rooms; only a new feature lifts these."""
     counts = {room: lines(PACKAGE / room) for room in ROOMS}
-    assert lines(PACKAGE) <= 11969, counts
-    assert counts["network"] + counts["codec"] + counts["training"] <= 4536, counts
+    assert lines(PACKAGE) <= 12190, counts
+    assert counts["network"] + counts["codec"] + counts["training"] <= 4730, counts
     assert lines(ROOT / "tools") <= 600
 
 
@@ -139,7 +139,7 @@ def test_the_tree_is_light():
         pytest.skip("not a git checkout")
     files = [ROOT / name for name in listed.split("\0") if name]
     size = sum(file.stat().st_size for file in files if file.is_file())
-    assert size <= 55e6, f"{size / 1e6:.1f} MB are tracked"
+    assert size <= 51e6, f"{size / 1e6:.1f} MB are tracked"
 
 
 # -- words -----------------------------------------------------------------------------------------

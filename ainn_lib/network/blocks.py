@@ -97,9 +97,11 @@ class InvertibleConv1x1(nn.Module):
         """W⁻¹ in the dtype of W, (C, C).
 
         Outside of training the inverse is kept, beside the values of W that it belongs to:
-        comparing them notices every change, whichever way it was made.
+        comparing them notices every change, whichever way it was made. On a GPU it is computed
+        each time: a comparison would wait for the device.
         """
-        if self.weight.is_meta or self.weight.requires_grad and torch.is_grad_enabled():
+        trained = self.weight.requires_grad and torch.is_grad_enabled()
+        if trained or self.weight.is_meta or self.weight.is_cuda:
             return self._invert(self.weight)
         # an inference tensor could not enter a later gradient
         with torch.inference_mode(False), torch.no_grad():
@@ -113,7 +115,9 @@ class InvertibleConv1x1(nn.Module):
 
     @staticmethod
     def _invert(weight: Tensor) -> Tensor:
-        return torch.linalg.inv(weight.double()).to(weight.dtype)
+        # to look for errors waits for a GPU
+        inverse, _ = torch.linalg.inv_ex(weight.double(), check_errors=not weight.is_cuda)
+        return inverse.to(weight.dtype)
 
 
 class CouplingNet(nn.Sequential):

@@ -120,7 +120,8 @@ class Trainer:
             raise AINNError("nothing to train: no parameter needs a gradient (`load_pretrained` "
                             "gives such a network, `start_from` does not)")
         self.trained = [p for group in groups for p in group["params"]]
-        self.averaged = copy.deepcopy(model) if recipe.average else model
+        averaged = copy.deepcopy(model) if recipe.average else model
+        self.averaged = averaged.to(self.fabric.device)
         self.sequential = Graphed(model.sequential)
         with self._training():  # several devices wait for every gradient that is needed
             self.module, self.optimizer = self.fabric.setup(model, _optimizer(recipe, groups))

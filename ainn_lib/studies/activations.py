@@ -1,6 +1,7 @@
 """What FDSM and PDM do to a photo: frequency maps, and the errors before and after each PDM."""
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -56,12 +57,31 @@ class Coded:
         return 8 * self.bytes / self.x[0, 0].numel()
 
 
+class Analysed(NamedTuple):
+    """One image in the encoder, which is the same for every quality."""
+
+    x: Tensor  #: (1, 3, H, W) in [0, 1]
+    y: Tensor  #: (1, M, h, w), without a gain
+    entering: dict[int, Maps]  #: as in `Coded`
+
+
 @torch.no_grad()
-def coded(model: AINN, image: Image.Image, quality: float | None = None) -> Coded:
-    """Code an image at a quality, 1 to 8; None: the default. Raises AINNError as `as_tensor`."""
-    x, quality = as_tensor(image, model), model.quality_of(quality)
+def analysed(model: AINN, image: Image.Image) -> Analysed:
+    """Run the analysis. Raises AINNError as `as_tensor`."""
+    x = as_tensor(image, model)
     seen, y = _run(model.g_a, x)
-    entering = {level: seen[f"level{level}"][0] for level in LEVELS}
+    return Analysed(x, y, {level: seen[f"level{level}"][0] for level in LEVELS})
+
+
+@torch.no_grad()
+def coded(model: AINN, image: Image.Image, quality: float | None = None,
+          done: Analysed | None = None) -> Coded:
+    """Code an image at a quality, 1 to 8; None: the default. Raises AINNError as `as_tensor`.
+
+    ``done``: its `analysed`, where that is at hand.
+    """
+    x, y, entering = done or analysed(model, image)
+    quality = model.quality_of(quality)
     gain, inverse_gain, _ = model.gains(quality)
     latent = coder.encode_latent(model, y, quality)
     size = len(file_bytes(prepare(image), model, quality, latent.data))
@@ -140,11 +160,12 @@ class FrequencyMaps(Coded):
 
 
 @torch.no_grad()
-def frequency_maps(model: AINN, image: Image.Image, quality: float | None = None) -> FrequencyMaps:
+def frequency_maps(model: AINN, image: Image.Image, quality: float | None = None,
+                   done: Analysed | None = None) -> FrequencyMaps:
     """`FrequencyMaps` of an image. Raises AINNError for a network without FDSM, and as `coded`."""
     if not model.config.fdsm:
         raise AINNError("this network has no FDSM: its branches both receive the image")
-    start, join = coded(model, image, quality), model.g_s.fdsm_s
+    start, join = coded(model, image, quality, done), model.g_s.fdsm_s
     branches = model.g_a.run((start.x,), stop="level1")
     decoded = model.g_s.run((start.y_hat,), stop="fdsm_s")
     mask = torch.full_like(start.x[:, :1], 0.5)

@@ -189,7 +189,13 @@ def _size_figure(costs: list[StageCost], megapixels: float) -> Figure:
         right.loglog(1.5e-6 * heights**2, steps, label=labels)
         right.axvline(megapixels, color="grey", linewidth=6, alpha=0.25)
         right.set(xlabel="megapixels", ylabel="steps")
+        right.set_xticks(*_plain(0.01, 0.1, 1, 10))  # a formula's label takes long to draw
+        right.set_yticks(*_plain(10, 1000, 100_000))
         right.minorticks_off()
         right.legend()
         figure.legend(handles=KEYS, loc="lower left", ncols=2)
     return figure
+
+
+def _plain(*ticks: float) -> tuple[tuple[float, ...], list[str]]:
+    return ticks, [f"{tick:,g}" for tick in ticks]

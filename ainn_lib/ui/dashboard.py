@@ -5,7 +5,7 @@
 
 import os
 from collections.abc import Callable
-from functools import lru_cache, partial
+from functools import cached_property, lru_cache, partial
 from html import escape
 from itertools import count
 from types import SimpleNamespace
@@ -63,9 +63,18 @@ class Material:
     def __init__(self, photo: Image.Image, model: AINN,
                  progress: Callable[[str], None] = lambda words: None):
         self.photo, self.model, self.progress = photo, model, progress
-        self.coded = lru_cache(maxsize=32)(partial(activations.coded, model, photo))
-        self.maps = lru_cache(maxsize=32)(partial(activations.frequency_maps, model, photo))
-        self.file = lru_cache(maxsize=32)(self._file)
+        self.coded, self.maps, self.file = (
+            lru_cache(maxsize=32)(function) for function in (self._coded, self._maps, self._file))
+
+    @cached_property
+    def analysed(self) -> activations.Analysed:
+        return activations.analysed(self.model, self.photo)
+
+    def _coded(self, quality: float) -> activations.Coded:
+        return activations.coded(self.model, self.photo, quality, self.analysed)
+
+    def _maps(self, quality: float) -> activations.FrequencyMaps:
+        return activations.frequency_maps(self.model, self.photo, quality, self.analysed)
 
     def _file(self, quality: float, effort: int) -> explorers.File:
         steps = count(1)

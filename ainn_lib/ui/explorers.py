@@ -41,7 +41,7 @@ from ..network import coder
 from ..network.blocks import Coupling
 from ..network.entropy_model import CAUSAL_TAPS, wavefront
 from ..network.model import AINN
-from ..studies.activations import Coded, Denoising, FrequencyMaps, denoising, low_pass
+from ..studies.activations import Coded, FrequencyMaps, decode, denoising, low_pass, psnr_of
 from ..studies.figure6 import at_rate
 from ..style import LOOK, figure_style, table
 from ..theory.jacobian import Prediction, Step, Synthesis, per_channel, predicted_distortion
@@ -269,20 +269,19 @@ def at_strength(model: AINN, start: Coded, level4: float, level3: float, level2:
     """
     strengths = (level4, level3, level2)
     _need(all(0 <= s <= 2 for s in strengths), f"strengths must lie from 0 to 2, got {strengths}")
-    trained: Denoising = _kept(model, (start, fingerprint(model)),
-                               lambda: denoising(model, start))
     result = denoising(model, start, strengths=strengths)
+    trained = _kept(model, (start, fingerprint(model)), lambda: decode(model, start.y_hat)[1])
     error = _error(result.x_hat, start.x)
     figure = _panels({f"{result.psnr:.2f} dB": to_pixels(result.x_hat),
                       "absolute error": (error, ERRORS),
                       "error minus that with all strengths 1":
-                          (error - _error(trained.x_hat, start.x), DIFFERENCES)})
+                          (error - _error(trained, start.x), DIFFERENCES)})
     words = ("strengths {strengths[0]:g}, {strengths[1]:g}, {strengths[2]:g}: **{psnr:.2f} dB** at "
              "{bpp:.3f} bpp (all strengths 1: {trained:.2f} dB); $\\rho_4$ = {rho[0]:+.3f}, "
              "$\\rho_3$ = {rho[1]:+.3f}, $\\rho_2$ = {rho[2]:+.3f}")
     rho = tuple(error.rho for error in result.levels)
     return figure, Numbers(words, strengths=strengths, rho=rho, bpp=start.bpp, psnr=result.psnr,
-                           trained=trained.psnr)
+                           trained=psnr_of(trained, start.x))
 
 
 def at_step(height: int, width: int, step: int) -> Explored:

@@ -1,5 +1,6 @@
 """How fast the explorers answer; ``ainn benchmark`` measures it."""
 
+import gc
 import random
 import statistics
 import time
@@ -19,6 +20,8 @@ def explorer_latency(moves: int = 40, seed: int = 0) -> list[dict]:
     photo. The browser's own time is not measured, and the effort stays 0.
     """
     plt.switch_backend("agg")
+    gc.collect()
+    gc.freeze()  # as in the dashboard's own kernel, `app.ipynb`
     page, rng, results = Dashboard(), random.Random(seed), []
     for number, entry in enumerate(EXPLORERS):
         page.tabs.selected_index = number  # the first picture is not timed
@@ -35,4 +38,5 @@ def explorer_latency(moves: int = 40, seed: int = 0) -> list[dict]:
         results.append({"explorer": entry.title, "moves": moves,
                         "median": statistics.median(seconds),
                         "p95": float(np.percentile(seconds, 95)), "largest": max(seconds)})
+    gc.unfreeze()
     return results

@@ -199,6 +199,7 @@ def test_taking_a_module_out_leaves_the_original_alone(tiny):
 
 def test_the_readme_says_how_long_explorers_take():
     slow = {row["explorer"]: row["p95"] for row in measured("latency")["explorers"]}
-    pdm, cost = slow.pop("PDM"), slow.pop("Cost")
-    assert f"within {max(slow.values()):.2f} s in 95 of 100 cases" in README
-    assert f"PDM within {pdm:.2f} s and Cost within {cost:.2f} s" in README
+    slowest = max(slow, key=slow.get)
+    assert slow[slowest] < 0.3
+    assert f"within {slow[slowest]:.2f} s in 95 of 100 cases" in README
+    assert f"{slowest} is the slowest" in README

@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import signal
 import subprocess
 import sys
 
@@ -18,16 +19,18 @@ from ainn_lib.network.config import preset
 from ainn_lib.network.entropy_model import sequential_latent
 from ainn_lib.network.graphs import Graphed
 from ainn_lib.paths import RECIPES, ROOT
-from ainn_lib.training import trainer
+from ainn_lib.training import run, trainer
 from ainn_lib.training.on_device import PhotosOnDevice
 from ainn_lib.training.recipe import Recipe, read_recipe
 from ainn_lib.training.run import train
 from ainn_lib.training.samples import load_photos
-from ainn_lib.training.trainer import Trainer
+from ainn_lib.training.trainer import Devices, Trainer
 
 SMALL = dict(M=48, N=8, hidden=(4, 4, 4, 4), mask_widths=(4, 4, 4), cfrm_growth=4, hyper_out=8,
              context_out=8, pdm_widths=((4, 4), (4, 4, 4), (4, 4, 4, 4)), parameter_widths=(8, 8))
 SHORT = dict(patch=64, warmup=0, sampler="device")
+MISSING = ("constriction", "pooch", "pillow_heif", "pillow_jxl", "imagecodecs", "imageio_ffmpeg",
+           "bjontegaard", "IPython", "ipywidgets", "anywidget", "voila", "nbclient")
 CONFIG = preset("tiny", **SMALL)
 
 
@@ -46,6 +49,15 @@ PHOTOS = [marked(number, *size) for number, size in enumerate(SIZES)]
 def model():
     torch.manual_seed(0)
     return AINN(CONFIG)
+
+
+@pytest.fixture
+def one_thread():
+    """One order of sums."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +106,7 @@ def test_a_batch_follows_from_seed_and_step_and_covers_all_qualities():
         assert noise.var().item() == pytest.approx(1 / 12, rel=0.3)
 
 
-def test_losses_read_later_are_those_of_single_steps(model, images):
+def test_losses_read_later_are_those_of_single_steps(model, images, one_thread):
     recipe = Recipe(steps=6, batch=2, **SHORT)
     one, all_at_once = Trainer(copy.deepcopy(model), recipe), Trainer(model, recipe)
     photos = one.photos(images)
@@ -104,7 +116,10 @@ def test_losses_read_later_are_those_of_single_steps(model, images):
     assert single[0]["loss"] > 0 and len({losses["loss"] for losses in single}) == 6
 
 
-def test_a_run_reads_losses_now_and_then_and_resumes_exactly(model, images, tmp_path, monkeypatch):
+def test_a_run_reads_losses_now_and_then_and_resumes_exactly(model, images, tmp_path, monkeypatch,
+                                                             one_thread):
+    """As on a GPU."""
+    monkeypatch.setattr(run, "READ_AFTER", {"cpu": 20})
     reads, launched, read, loss = [], iter(range(99)), Trainer.read, trainer.rd_loss
 
     def counted(self, losses):
@@ -118,28 +133,63 @@ def test_a_run_reads_losses_now_and_then_and_resumes_exactly(model, images, tmp_
 
     recipe = Recipe(steps=50, batch=1, save_every=30, validate_every=45, **SHORT)
     networks = [copy.deepcopy(model) for _ in range(2)]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # one order of sums
-    try:
-        with monkeypatch.context() as patched:
-            patched.setattr(Trainer, "read", counted)
-            whole = train(model, images, images[:1], recipe, tmp_path / "whole")
-        with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
-            patched.setattr(trainer, "rd_loss", stopped)
-            train(networks[0], images, images[:1], recipe, tmp_path / "part")
-        resumed = train(networks[1], images, images[:1], recipe, tmp_path / "part")
-    finally:
-        torch.set_num_threads(threads)
+    with monkeypatch.context() as patched:
+        patched.setattr(Trainer, "read", counted)
+        whole = train(model, images, images[:1], recipe, tmp_path / "whole")
+    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+        patched.setattr(trainer, "rd_loss", stopped)
+        train(networks[0], images, images[:1], recipe, tmp_path / "part")
+    resumed = train(networks[1], images, images[:1], recipe, tmp_path / "part")
     assert reads == [20, 10, 15, 5]  # twenty steps, a checkpoint, a validation, the end
     for name, value in whole.state_dict().items():
         assert torch.equal(value, resumed.state_dict()[name]), name
 
 
-def test_a_loss_that_explodes_is_found_though_nobody_looks_at_each_step(model, images, tmp_path):
-    with torch.no_grad():
-        model.h_a[2].weight[0, 0, 0, 0] = float("nan")
-    with pytest.raises(AINNError, match="the loss exploded, nan"):
-        train(model, images, images[:1], Recipe(steps=3, batch=1, **SHORT), tmp_path)
+def test_one_bad_loss_among_twenty_stops_the_run_before_it_is_saved(model, images, tmp_path,
+                                                                    monkeypatch):
+    launched, launch = iter(range(99)), Trainer.launch
+
+    def once_bad(self, *arguments):
+        losses = launch(self, *arguments)
+        return losses * float("nan") if next(launched) == 7 else losses
+
+    monkeypatch.setattr(run, "READ_AFTER", {"cpu": 20})
+    monkeypatch.setattr(Trainer, "launch", once_bad)
+    with pytest.raises(AINNError, match="stopped at step 8: the loss exploded, nan"):
+        train(model, images, images[:1], Recipe(steps=15, batch=1, save_every=15, **SHORT),
+              tmp_path)
+    assert not (tmp_path / "checkpoint.pt").exists()
+
+
+def test_ctrl_c_while_losses_are_read_or_photos_validated_saves(model, images, tmp_path,
+                                                                monkeypatch):
+    for number, (place, name) in enumerate(((Trainer, "read"), (run, "validate"))):
+        called = getattr(place, name)
+
+        def pressed(*arguments, called=called):
+            os.kill(os.getpid(), signal.SIGINT)
+            return called(*arguments)
+
+        folder = tmp_path / str(number)
+        with monkeypatch.context() as patched:
+            patched.setattr(run, "READ_AFTER", {"cpu": 20})
+            patched.setattr(place, name, pressed)
+            with pytest.raises(KeyboardInterrupt), pytest.warns(UserWarning, match="saved after"):
+                train(copy.deepcopy(model), images, images[:1],
+                      Recipe(steps=6, batch=1, validate_every=3, save_every=50, **SHORT), folder)
+        kept = torch.load(folder / "checkpoint.pt", weights_only=True)
+        assert kept["progress"]["step"] == 3
+
+
+def test_mixed_precision_does_not_round_the_input(model, images):
+    seen, trained = [], Trainer(model, Recipe(steps=1, batch=1, **SHORT),
+                                Devices("cpu", precision="bf16-mixed").fabric())
+    model.register_forward_pre_hook(lambda _, inputs: seen.extend(v.dtype for v in inputs))
+    inside = []
+    model.g_a.level1.register_forward_hook(
+        lambda *_: inside.append(torch.is_autocast_enabled("cpu")))
+    assert np.isfinite(trained.step(trained.photos(images), 0)["loss"])
+    assert seen == [torch.float32] * 2 and inside == [True]
 
 
 def test_the_recipe_for_a_gpu():
@@ -157,13 +207,17 @@ def test_training_needs_no_coder(tmp_path):
         tmp_path / "0.png")
     Image.new("RGB", (96, 96), "red").save(tmp_path / "1.png")
     program = (
-        "import sys; sys.modules['constriction'] = None\n"
-        "from ainn_lib.training.recipe import Recipe\n"
-        "from ainn_lib.training.train import train_preset\n"
-        f"print(train_preset('tiny', {str(tmp_path)!r}, Recipe(steps=1, batch=1, patch=64, "
-        f"sampler='device'), {str(tmp_path / 'run')!r}, start='tiny'))")
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True,
-                          env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
+        "import sys\n"
+        f"sys.modules.update(dict.fromkeys({MISSING}))\n"
+        "from ainn_lib.cli import main\n"
+        "sys.exit(main(sys.argv[1:]))")
+    recipe = tmp_path / "recipe.json"
+    training = {"steps": 1, "batch": 1, "patch": 64, "sampler": "device"}
+    recipe.write_text(json.dumps({"preset": "tiny", "training": training}))
+    words = ["train", "--recipe", recipe, "--data", tmp_path, "--start", "tiny", "--out",
+             tmp_path / "run"]
+    done = subprocess.run([sys.executable, "-c", program, *map(str, words)], capture_output=True,
+                          text=True, env={**os.environ, "CUDA_VISIBLE_DEVICES": ""})
     assert done.returncode == 0, done.stderr
     about = json.loads((tmp_path / "run" / "weights" / "tiny.json").read_text())
     assert about["recipe"]["sampler"] == "device" and len(about["fingerprint"]) == 16
@@ -198,12 +252,31 @@ def test_on_the_cpu_a_recorded_function_is_the_function():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
 def test_a_recorded_context_is_the_context_and_follows_the_weights(model):
     model = model.cuda()
-    y, hyper = (torch.randn(2, c, 16, 16, device="cuda") for c in (48, 8))
-    bias = torch.randn(2, 96, 1, 1, device="cuda")
     recorded = Graphed(model.sequential)
-    for scale in (1, 2):
+    for side in (16, 8, 16, 16):
+        y, hyper = (torch.randn(2, c, side, side, device="cuda") for c in (48, 8))
+        bias = torch.randn(2, 96, 1, 1, device="cuda")
         with torch.no_grad():
-            model.context_prediction.taps.mul_(scale)
+            model.context_prediction.taps.mul_(1.1)
         expected = sequential_latent(y, hyper, bias, model.context_prediction,
                                      model.entropy_parameters)
         torch.testing.assert_close(recorded(y, hyper, bias), expected)
+        for other in range(20):  # whole photos between two steps
+            model.sequential(y[:, :, :4], hyper[:, :, :4], bias)
+            model.sequential(torch.randn(2, 48, 3, other + 3, device="cuda"),
+                             torch.randn(2, 8, 3, other + 3, device="cuda"), bias)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU here")
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_step_waits_for_no_gpu(model, images, precision):
+    recipe = Recipe(steps=9, batch=2, average=0.9, **SHORT)
+    trained = Trainer(model, recipe, Devices("gpu", precision=precision).fabric())
+    photos = trained.photos(images)
+    first = trained.read([trained.launch(photos, step) for step in range(3)])
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        losses = [trained.launch(photos, step) for step in range(3, 9)]
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert all(np.isfinite(row["loss"]) for row in [*first, *trained.read(losses)])

@@ -98,8 +98,8 @@ def lines(folder: Path) -> int:
 def test_the_library_gets_no_thicker():
     """The goals are 7,000 lines, and 3,000 for the three rooms; only a new feature lifts these."""
     counts = {room: lines(PACKAGE / room) for room in ROOMS}
-    assert lines(PACKAGE) <= 12225, counts
-    assert counts["network"] + counts["codec"] + counts["training"] <= 4730, counts
+    assert lines(PACKAGE) <= 12250, counts
+    assert counts["network"] + counts["codec"] + counts["training"] <= 4745, counts
     assert lines(ROOT / "tools") <= 600
 
 

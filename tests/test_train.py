@@ -527,7 +527,8 @@ def test_the_steps_fit_into_the_minutes(model, sets, monkeypatch):
         return run_for
 
     monkeypatch.setattr(run.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(run.Trainer, "step", passing(0.5))
+    monkeypatch.setattr(run.Trainer, "launch", passing(0.5))
+    monkeypatch.setattr(run.Trainer, "read", passing(0))
     monkeypatch.setattr(run, "validate", passing(10))
     recipe = Recipe(minutes=10, validate_every=100)
     assert run.steps_for(model, *sets, recipe, Devices("cpu").fabric()) == 1000

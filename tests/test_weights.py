@@ -56,6 +56,9 @@ def test_the_folder_of_a_run_names_its_weights(tiny, tmp_path):
     save_pretrained(tiny, run / "weights" / "other")
     with pytest.raises(AINNError, match="2 files"):
         load_pretrained(run)
+    save_pretrained(tiny, tmp_path / "mine")  # a file of the folder's name comes first
+    for name in (run, f"{run}.safetensors"):
+        assert fingerprint(load_pretrained(name)) == fingerprint(tiny)
 
 
 def test_a_file_finds_its_weights_in_the_named_folder(tmp_path, monkeypatch):

@@ -79,7 +79,7 @@ class Hyperprior(MeanScaleHyperprior):
 
     def __init__(self):
         super().__init__(64, 96)
-        self.config, self.sequential = AINNConfig(N=64, M=96), None  # it has no context
+        self.config = AINNConfig(N=64, M=96)
 
     def forward(self, x: Tensor, *_, **noise) -> dict:
         return super().forward(x)

@@ -1,15 +1,17 @@
-"""Train `student` on a GPU machine that may be bare: no network, none of our packages but PyTorch.
+"""Train `student` on a GPU machine without a network: only PyTorch and scientific packages there.
 
     python tools/gpu.py pack --photos train  # here: photos and wheels into build/gpu
-    python tools/gpu.py train --minutes 8    # there, in a copy of this folder with build/gpu
+    python tools/gpu.py train --minutes 6    # there, in a copy of this folder with build/gpu
 
 The second command first trains for a minute and says how many pixels a second it saw. The weights,
-their log and the checkpoint are in build/gpu/run, where the same command resumes.
+their log and the checkpoint are in build/gpu/run: fetch them. The same command resumes there.
 """
 
 import argparse
 import importlib.metadata
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -18,9 +20,8 @@ import pandas as pd
 from PIL import Image
 
 PACK, RECIPE = Path("build/gpu"), "data/recipes/gpu.json"
-#: what training imports, and a machine for PyTorch may lack; none of them needs another
-WHEELS = ("compressai", "pytorch-msssim", "defusedxml", "pytorch-optimizer", "lightning-fabric",
-          "lightning-utilities")
+#: what training imports and such a machine may lack; what they depend on is there already
+WHEELS = "compressai", "pytorch-msssim", "lightning-fabric", "lightning-utilities"
 PLATFORMS = ("manylinux_2_34_x86_64", "manylinux_2_17_x86_64", "manylinux2014_x86_64")
 
 
@@ -48,12 +49,13 @@ def _pip(*words: str) -> None:
 
 def train(minutes: float, folder: Path, *options: str) -> float:
     """Train with the pack's photos; returns megapixels a second, validation included."""
-    paths = os.pathsep.join([str(PACK.resolve() / "site"), str(Path.cwd())])
+    given = os.environ.get("PYTHONPATH")
+    paths = os.pathsep.join(filter(None, [str(PACK.resolve() / "site"), str(Path.cwd()), given]))
     subprocess.run([sys.executable, "-m", "ainn_lib", "train", "--recipe", RECIPE, "--minutes",
                     str(minutes), "--data", str(PACK / "photos"), "--start", "student",
                     "--out", str(folder), *options],
                    check=True, env={**os.environ, "PYTHONPATH": paths})
-    recipe = pd.read_json(folder / "run.json")["recipe"]
+    recipe = json.loads((folder / "run.json").read_text())["recipe"]
     last = pd.read_csv(folder / "log.csv").iloc[-1]
     return last.step * recipe["batch"] * recipe["patch"] ** 2 / (60e6 * last.minutes)
 
@@ -63,10 +65,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("what", choices=["pack", "train"])
     parser.add_argument("--photos", default="train", help="to pack: data set or folder")
     parser.add_argument("--python", default="3.12", help="of the GPU machine (default 3.12)")
-    parser.add_argument("--minutes", type=float, default=8, help="of training (default 8)")
+    parser.add_argument("--minutes", type=float, default=6, help="of training (default 6)")
     parser.add_argument("--precision", default="bf16-mixed", help="(default bf16-mixed)")
     o = parser.parse_args(arguments)
     if o.what == "pack":
+        for part in ("photos", "wheels", "site"):  # those of an earlier pack
+            shutil.rmtree(PACK / part, ignore_errors=True)
         pack_photos(o.photos)
         pack_wheels(o.python)
         size = sum(file.stat().st_size for file in PACK.rglob("*") if file.is_file())

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from ..errors import AINNError
-from ..network.entropy_model import lagrangian, sequential_latent
+from ..network.entropy_model import lagrangian
 from ..network.model import AINN
 from ..network.tiles import Step, windows
 
@@ -116,8 +116,7 @@ def _means(model: AINN, y: Tensor, bias: Tensor,
     medians = model.entropy_bottleneck.quantiles[:, 0, 1].reshape(1, -1, 1, 1)
     hyper = model.h_s(torch.round(z - medians) + medians)[:, :, :y.shape[2], :y.shape[3]]
     if before is None:
-        seen = sequential_latent(y, hyper, bias, model.context_prediction,
-                                 model.entropy_parameters)
+        seen = model.sequential(y, hyper, bias)
     else:
         seen = torch.round(y - before) + before
     return hyper, model.gaussian_parameters(hyper, model.context_prediction(seen), bias)[1]

@@ -123,15 +123,16 @@ def load_pretrained(name: str | Path) -> AINN:
     if given.suffix in (".safetensors", ".json"):
         given, is_path = given.with_suffix(""), True
     candidates = [given] if is_path else [folder / given for folder in weight_folders()]
-    if is_path and given.is_dir():
-        candidates = [file.with_suffix("") for file in given.glob("weights/*.safetensors")]
-        if len(candidates) != 1:
-            raise AINNError(f"{given} is no folder of a finished run: {len(candidates)} files "
-                            "weights/*.safetensors are there, not one")
     for path in candidates if given.name else []:
         about, weights = (path.with_name(path.name + end) for end in (".json", ".safetensors"))
         if about.is_file() and weights.is_file():
             return _load(about, weights)
+    if is_path and Path(name).is_dir():
+        found = list(given.glob("weights/*.safetensors"))
+        if len(found) == 1:
+            return load_pretrained(found[0])
+        raise AINNError(f"{given} is no folder of a finished run: {len(found)} files "
+                        "weights/*.safetensors are there, not one")
     there = ", ".join(available()) or "none"
     raise AINNError(f"no weights named {str(name)!r}; there are: {there}")
 

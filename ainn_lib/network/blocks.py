@@ -97,11 +97,11 @@ class InvertibleConv1x1(nn.Module):
         """W⁻¹ in the dtype of W, (C, C).
 
         Outside of training the inverse is kept, beside the values of W that it belongs to:
-        comparing them notices every change, whichever way it was made. On a GPU it is computed
-        each time: a comparison would wait for the device.
+        comparing them notices every change, whichever way it was made. In training on a GPU it is
+        computed each time: a comparison would wait for the device.
         """
-        trained = self.weight.requires_grad and torch.is_grad_enabled()
-        if trained or self.weight.is_meta or self.weight.is_cuda:
+        training = torch.is_grad_enabled() and (self.weight.requires_grad or self.weight.is_cuda)
+        if training or self.weight.is_meta:
             return self._invert(self.weight)
         # an inference tensor could not enter a later gradient
         with torch.inference_mode(False), torch.no_grad():
@@ -115,8 +115,8 @@ class InvertibleConv1x1(nn.Module):
 
     @staticmethod
     def _invert(weight: Tensor) -> Tensor:
-        # to look for errors waits for a GPU
-        inverse, _ = torch.linalg.inv_ex(weight.double(), check_errors=not weight.is_cuda)
+        waits = weight.is_cuda and torch.is_grad_enabled()  # a check for errors would, in training
+        inverse, _ = torch.linalg.inv_ex(weight.double(), check_errors=not waits)
         return inverse.to(weight.dtype)
 
 

@@ -6,7 +6,7 @@ from the values that a decoder has seen before.
 """
 
 from collections.abc import Iterator
-from functools import lru_cache
+from functools import cache
 
 import numpy as np
 import torch
@@ -193,7 +193,7 @@ def sequential_latent(y: Tensor, hyper: Tensor, bias: Tensor, context: CausalCon
     return past[:, 2:, 2:-2].permute(0, 3, 1, 2)
 
 
-@lru_cache(maxsize=16)  # a copy to a GPU would wait for it
+@cache  # for ever: a CUDA graph reads these tensors where they are
 def _places(height: int, width: int, device: torch.device) -> list[tuple[Tensor, Tensor, Tensor]]:
     """For each step of the wavefront: its n positions in a map and in the frame of zeros (2 above,
     2 at each side), and in the frame the 12 n places of their neighbours."""

@@ -40,7 +40,7 @@ class Graphed:
         inputs = [tensor.clone() for tensor in tensors]
         aside = torch.cuda.Stream()
         aside.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(aside):  # libraries allocate at their first call: not in a record
+        with torch.cuda.stream(aside):  # the first call allocates workspaces: that is no part
             self.function(*inputs)
         torch.cuda.current_stream().wait_stream(aside)
         graph = torch.cuda.CUDAGraph()

@@ -24,7 +24,10 @@ class PhotosOnDevice:
         self.heights, self.widths = sides.unbind(1)
 
     def draw(self, config: AINNConfig, recipe: Recipe, step: int) -> dict[str, Tensor]:
-        """A batch, a function of (seed, step) on one kind of device; as `draw_sample`, stacked."""
+        """One batch, as `draw_sample` makes samples.
+
+        It follows from (seed, step); another kind of device draws another.
+        """
         device, count, patch = self.pixels.device, recipe.batch, recipe.patch
         seed = np.random.SeedSequence([recipe.seed, step]).generate_state(1)
         generator = torch.Generator(device).manual_seed(int(seed[0]))

@@ -67,7 +67,7 @@ class Recipe:
     average: float = 0.0  #: decay a step of the moving average of the weights; 0: no average
     lam: float | None = None  #: λ of a fixed-rate network; None: all rates
     train_part: str = "all"  #: all, or entropy: the entropy model only, with a fixed transform
-    #: host: `draw_sample`, the same on any device; device: `PhotosOnDevice`, where it is trained
+    #: host: the processor draws the crops, the same for any device; device: the device that trains
     sampler: str = "host"
     seed: int = 0
     validate_every: int = 500

@@ -31,8 +31,8 @@ LARGEST_RATIO = 1.03  #: of bits on whole photos to bits on their crops, without
 #: a loss explodes: above that, or the mean of 10 steps above 100 times the first (at least 1)
 LARGEST_LOSS, LARGEST_GROWTH, WINDOW = 1e6, 100, 10
 CHECKPOINT, SETTINGS, LOG = "checkpoint.pt", "run.json", "log.csv"
-READ_AFTER = {"host": 1, "device": 20}  #: steps, of their losses: reading waits for a GPU
-WARM, TIMED = 2, 5  # steps that `steps_for` runs before it measures, and while it does
+READ_AFTER = {"cpu": 1, "cuda": 20}  #: steps, before their losses are read, which waits for a GPU
+WARM, TIMED = 2, 5  # groups of steps that `steps_for` runs before it measures, and while it does
 
 
 @dataclass
@@ -124,12 +124,14 @@ def check_recipe(recipe: Recipe, config: AINNConfig, devices: int) -> None:
 def steps_for(model: AINN, images: list[Tensor], validation: list[Tensor], recipe: Recipe,
               fabric: Fabric) -> int:
     """How many steps fit into ``recipe.minutes``, measured on a copy of the model."""
-    trial = Trainer(copy.deepcopy(model), replace(recipe, steps=WARM + TIMED), fabric)
+    group = READ_AFTER[fabric.device.type]
+    steps = group * (WARM + TIMED)
+    trial = Trainer(copy.deepcopy(model), replace(recipe, steps=steps), fabric)
     photos, seconds = trial.photos(images), []
-    for step in range(WARM + TIMED):
+    for first in range(0, steps, group):
         began = time.monotonic()
-        trial.step(photos, step)
-        seconds.append(time.monotonic() - began)
+        trial.read([trial.launch(photos, step) for step in range(first, first + group)])
+        seconds.append((time.monotonic() - began) / group)
     began = time.monotonic()
     validate(trial.model, validation)
     validating = time.monotonic() - began
@@ -155,7 +157,7 @@ def _run(trainer: Trainer, images: list[Tensor], validation: list[Tensor], folde
     if writes:
         _open(folder, settings, progress)
     photos, began, waiting = trainer.photos(images), time.monotonic() - progress.seconds, []
-    recent = deque(maxlen=WINDOW)
+    recent, group = deque(maxlen=WINDOW), READ_AFTER[trainer.fabric.device.type]
     bar = tqdm(range(progress.step, recipe.steps), initial=progress.step, total=recipe.steps,
                disable=not writes)
     with _asked_to_stop() as stop:
@@ -163,8 +165,8 @@ def _run(trainer: Trainer, images: list[Tensor], validation: list[Tensor], folde
             waiting.append(trainer.launch(photos, step))
             last = step + 1 == recipe.steps
             validates = last or (step + 1) % recipe.validate_every == 0
-            saves = last or stop or (step + 1) % recipe.save_every == 0
-            if len(waiting) < READ_AFTER[recipe.sampler] and not (validates or saves):
+            saves = last or (step + 1) % recipe.save_every == 0
+            if len(waiting) < group and not (validates or saves):
                 continue
             for losses in trainer.read(waiting):
                 progress.add(losses)
@@ -177,9 +179,10 @@ def _run(trainer: Trainer, images: list[Tensor], validation: list[Tensor], folde
                 progress.add_row(validate(trainer.averaged, validation))
                 _warn_of(progress.rows[-1])
                 _write_log(progress, folder)
-            if writes and saves:
+            asked = bool(stop)
+            if writes and (saves or asked):
                 _save(trainer, settings, progress, folder)
-            if stop and not last:
+            if asked and not last:
                 warnings.warn(f"saved after step {progress.step}; the same command resumes",
                               stacklevel=2)
                 raise KeyboardInterrupt

@@ -10,6 +10,7 @@ from functools import partial
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_forward_hook
 
@@ -90,8 +91,18 @@ class Devices:
         if gpu and self.devices > gpus:
             raise AINNError(f"{self.devices} GPUs are asked for and {gpus} are here; "
                             "try --accelerator cpu")
-        return Fabric(accelerator="cuda" if gpu else "cpu", devices=self.devices,
-                      strategy=self.strategy, precision=self.precision)
+        device = "cuda" if gpu else "cpu"
+        mixed = self.precision == "bf16-mixed"
+        how = {"plugins": Autocast(self.precision, device)} if mixed else {
+            "precision": self.precision}
+        return Fabric(accelerator=device, devices=self.devices, strategy=self.strategy, **how)
+
+
+class Autocast(MixedPrecision):
+    """bfloat16 in the network, not at its input: Fabric moves pixels by up to half a grey level."""
+
+    def convert_input(self, data: object) -> object:
+        return data
 
 
 class Trainer:
@@ -122,7 +133,7 @@ class Trainer:
         self.trained = [p for group in groups for p in group["params"]]
         averaged = copy.deepcopy(model) if recipe.average else model
         self.averaged = averaged.to(self.fabric.device)
-        self.sequential = Graphed(model.sequential)
+        self.sequential = Graphed(getattr(model, "sequential", None))
         with self._training():  # several devices wait for every gradient that is needed
             self.module, self.optimizer = self.fabric.setup(model, _optimizer(recipe, groups))
 
@@ -138,7 +149,8 @@ class Trainer:
             photos: from `photos`.
 
         Raises:
-            AINNError: when a gradient is not finite; the message names the module.
+            AINNError: on the CPU when a gradient is not finite; the message names the module. On a
+                GPU the loss is nan then.
         """
         (losses,) = self.read([self.launch(photos, step)])
         return losses
@@ -152,7 +164,7 @@ class Trainer:
     def launch(self, photos: Photos, step: int) -> Tensor:
         """`step` without waiting for a GPU: the losses, (3,), stay there until `read`.
 
-        With the sampler "device" nobody looks whether the gradient is finite: that would wait.
+        Every hundredth step waits all the same, to solve for the bottleneck's quantiles.
         """
         if step % QUANTILES_EVERY == 0:
             self.model.entropy_bottleneck._update_quantiles()
@@ -166,13 +178,14 @@ class Trainer:
             self.fabric.backward(losses["loss"])
             norm = self.fabric.clip_gradients(self.module, self.optimizer, error_if_nonfinite=False,
                                               max_norm=self.recipe.clip)
-            if self.recipe.sampler == "host" and not torch.isfinite(norm):
+            if not norm.is_cuda and not torch.isfinite(norm):
                 place = _first_not_finite(self.model, forward)
                 raise AINNError(f"training stopped at step {step}: {place} is not finite")
         self.optimizer.step()
         if self.recipe.average:
             self._update_average()
-        return torch.stack([losses[name].detach() for name in LOSSES])
+        bad = 0 * norm  # nan where the gradient is not finite: `read` shows it
+        return torch.stack([losses[name].detach() for name in LOSSES]) + bad
 
     @torch.no_grad()
     def _update_average(self) -> None:
@@ -214,7 +227,7 @@ class Trainer:
             self.model.sequential = self.sequential
             yield
         finally:
-            del self.model.sequential
+            vars(self.model).pop("sequential", None)
             for module, training in modes:
                 module.training = training
             for parameter, needed in needs:

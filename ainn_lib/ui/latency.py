@@ -22,7 +22,14 @@ def explorer_latency(moves: int = 40, seed: int = 0) -> list[dict]:
     plt.switch_backend("agg")
     gc.collect()
     gc.freeze()  # as in the dashboard's own kernel, `app.ipynb`
-    page, rng, results = Dashboard(), random.Random(seed), []
+    try:
+        return _measure(moves, random.Random(seed))
+    finally:
+        gc.unfreeze()
+
+
+def _measure(moves: int, rng: random.Random) -> list[dict]:
+    page, results = Dashboard(), []
     for number, entry in enumerate(EXPLORERS):
         page.tabs.selected_index = number  # the first picture is not timed
         explorer, seconds = page.explorers[number], []
@@ -38,5 +45,4 @@ def explorer_latency(moves: int = 40, seed: int = 0) -> list[dict]:
         results.append({"explorer": entry.title, "moves": moves,
                         "median": statistics.median(seconds),
                         "p95": float(np.percentile(seconds, 95)), "largest": max(seconds)})
-    gc.unfreeze()
     return results

@@ -33,6 +33,15 @@ def memory_is_freed():
         ctypes.CDLL("libc.so.6").malloc_trim(0)
 
 
+@pytest.fixture
+def one_thread():
+    """Sums in one order: runs can be compared bit by bit."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session")
 def tiny() -> AINN:
     """The trained weights."""

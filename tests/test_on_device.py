@@ -51,15 +51,6 @@ def model():
     return AINN(CONFIG)
 
 
-@pytest.fixture
-def one_thread():
-    """One order of sums."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @pytest.fixture(scope="module")
 def images():
     return list(torch.randint(0, 256, (3, 3, 80, 96), dtype=torch.uint8,

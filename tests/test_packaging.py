@@ -171,7 +171,7 @@ def test_the_wheel_holds_every_module_and_imports_anywhere(tmp_path):
     )
     first, second, *_, last = done.stdout.splitlines()
     assert first == "True True AINN", done.stderr
-    assert second == "True True True True 2 True True"
+    assert second == "True True True True 3 True True"
     assert last == "0 0 0 2" and "run it in a checkout" in done.stderr
 
 

@@ -68,15 +68,6 @@ def model(begun):
     return copy.deepcopy(begun)
 
 
-@pytest.fixture
-def one_thread():
-    """Sums in one order: runs can be compared bit by bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
 def weights(network: nn.Module) -> dict[str, torch.Tensor]:
     return {name: p.detach().clone() for name, p in network.named_parameters()}
 

@@ -48,13 +48,13 @@ def test_saving_and_loading_gives_the_same_model(tiny, tmp_path, monkeypatch):
 def test_the_folder_of_a_run_names_its_weights(tiny, tmp_path):
     run = tmp_path / "mine"
     run.mkdir()
-    with pytest.raises(AINNError, match=r"mine is no folder of a finished run: 0 files"):
+    with pytest.raises(AINNError, match="no weights named .*mine.*, this one 0"):
         load_pretrained(run)
     save_pretrained(tiny, run / "weights" / "tiny")
     assert fingerprint(load_pretrained(str(run))) == fingerprint(tiny)
     assert subject("model", str(run)).name == "mine"
     save_pretrained(tiny, run / "weights" / "other")
-    with pytest.raises(AINNError, match="2 files"):
+    with pytest.raises(AINNError, match="this one 2"):
         load_pretrained(run)
     save_pretrained(tiny, tmp_path / "mine")  # a file of the folder's name comes first
     for name in (run, f"{run}.safetensors"):

@@ -131,8 +131,8 @@ def load_pretrained(name: str | Path) -> AINN:
         found = list(given.glob("weights/*.safetensors"))
         if len(found) == 1:
             return load_pretrained(found[0])
-        raise AINNError(f"{given} is no folder of a finished run: {len(found)} files "
-                        "weights/*.safetensors are there, not one")
+        raise AINNError(f"no weights named {str(name)!r}: a finished run's folder holds one file "
+                        f"weights/*.safetensors, this one {len(found)}")
     there = ", ".join(available()) or "none"
     raise AINNError(f"no weights named {str(name)!r}; there are: {there}")
 

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from test_train import SMALL
 
 from ainn_lib import AINN, AINNError
 from ainn_lib.measure import datasets
@@ -26,8 +27,6 @@ from ainn_lib.training.run import train
 from ainn_lib.training.samples import load_photos
 from ainn_lib.training.trainer import Devices, Trainer
 
-SMALL = dict(M=48, N=8, hidden=(4, 4, 4, 4), mask_widths=(4, 4, 4), cfrm_growth=4, hyper_out=8,
-             context_out=8, pdm_widths=((4, 4), (4, 4, 4), (4, 4, 4, 4)), parameter_widths=(8, 8))
 SHORT = dict(patch=64, warmup=0, sampler="device")
 MISSING = ("constriction", "pooch", "pillow_heif", "pillow_jxl", "imagecodecs", "imageio_ffmpeg",
            "bjontegaard", "IPython", "ipywidgets", "anywidget", "voila", "nbclient")

@@ -73,7 +73,8 @@ def main(arguments: list[str] | None = None) -> None:
             shutil.rmtree(PACK / part, ignore_errors=True)
         pack_photos(o.photos)
         pack_wheels(o.python)
-        size = sum(file.stat().st_size for file in PACK.rglob("*") if file.is_file())
+        packed = (file for part in ("photos", "wheels") for file in (PACK / part).rglob("*"))
+        size = sum(file.stat().st_size for file in packed if file.is_file())
         print(f"{PACK}: {size / 2**20:.1f} MiB; it has to travel along")
         return
     if not (PACK / "site").exists():
